@@ -1,0 +1,1 @@
+"""Raw pages to a clean, deduplicated, balanced bilingual corpus, and that corpus to token shards."""

@@ -1,0 +1,1 @@
+"""Fill a blank, generate, export."""
