@@ -1,0 +1,119 @@
+"""Deduplication of the whole collection: its settings, its plan over all shards, and what a shard does with the plan.
+
+Three grains, each in its own file: whole texts that fold to the same characters (`data/exact.py`), texts that are
+nearly the same (`data/minhash.py` finds candidates, `data/verify.py` decides, `data/clusters.py` joins), and lines
+repeated over many documents of a host (`data/repeated_lines.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinHashConfig:
+    """How candidates for near duplicates are found: MinHash signatures cut into bands (Broder 1997; LSH)."""
+
+    han_shingle: int = 3
+    """Units in a shingle that starts at a Han (or kana, Hangul) character."""
+    word_shingle: int = 3
+    """Units in a shingle that starts at a word or a number."""
+    bands: int = 32
+    """Bands a signature is cut into; two documents are candidates when one whole band agrees."""
+    rows: int = 4
+    """Hashes in a band; a pair of Jaccard j becomes a candidate with probability 1 - (1 - j^rows)^bands."""
+    seed: int = 20
+    """Seed of the hash functions; signatures made with different seeds cannot be compared."""
+
+    def __post_init__(self) -> None:
+        for name in ("han_shingle", "word_shingle", "bands", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"deduplicate.minhash.{name} is {getattr(self, name)}: expected at least 1")
+        if self.bands * self.rows > 1024:
+            raise ValueError(
+                f"deduplicate.minhash: {self.bands} bands x {self.rows} rows are over 1024 hashes a document"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Which candidates are copies of one text, decided on their whole texts and not on their signatures."""
+
+    preset: Literal["edited_copies", "siblings_apart"] = "edited_copies"
+    """`edited_copies` joins copies with up to ten per cent of random edits; `siblings_apart` joins only pairs above
+    `jaccard` or `containment`, and so spares pages that share a template and differ in their facts."""
+    jaccard: float = 0.80
+    """Candidates at or above this true Jaccard of their shingles are joined under either preset."""
+    containment: float = 0.95
+    """Candidates are joined when this share of the shorter one's shingles is in the longer one ..."""
+    containment_length: float = 0.5
+    """... and the shorter one is at least this share of the longer one (an excerpt is not a copy of the book)."""
+    edited_jaccard: float = 0.42
+    """`edited_copies` only: candidates at or above this true Jaccard are aligned ..."""
+    edited_similarity: float = 0.85
+    """... and joined when their longest common subsequence is at least this share of the longer one's units."""
+    longest: int = 20_000
+    """Units at the beginning of a document that are aligned; alignment costs the square of it."""
+
+    def __post_init__(self) -> None:
+        for name in ("jaccard", "containment", "containment_length", "edited_jaccard", "edited_similarity"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"deduplicate.verify.{name} is {getattr(self, name)}: expected a share in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedLinesConfig:
+    """Lines and paragraphs repeated over many documents of a host: navigation, notices, footers."""
+
+    enabled: bool = True
+    """Whether repeated lines are taken out of the documents."""
+    documents: int = 8
+    """A line must stand in at least this many documents of a host that survived deduplication ..."""
+    share: float = 0.02
+    """... and in at least this share of the host's documents."""
+    units: int = 12
+    """A repeated line with fewer units (Han characters, words) is taken out only at the beginning or the end of a
+    document or inside a run of repeated lines: a heading such as "Examples" belongs to its page."""
+    run: int = 3
+    """Repeated lines in a row that make a run."""
+
+    def __post_init__(self) -> None:
+        if self.documents < 2:
+            raise ValueError(f"deduplicate.lines.documents is {self.documents}: expected at least 2")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"deduplicate.lines.share is {self.share}: expected a share in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeduplicateConfig:
+    """Deduplication: exact, near, and repeated lines."""
+
+    exact: bool = True
+    """Whether texts equal after folding (Simplified, width, case, white space) are reduced to one."""
+    near: bool = True
+    """Whether near duplicates are reduced to one."""
+    minhash: MinHashConfig = field(default_factory=MinHashConfig)
+    """How candidates are found."""
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    """How candidates are judged."""
+    lines: RepeatedLinesConfig = field(default_factory=RepeatedLinesConfig)
+    """Repeated lines and paragraphs."""
+    prefer: tuple[str, ...] = ("quality", "length", "date", "id")
+    """The survivor of a cluster is the best document by these columns in turn: the highest `quality`, the greatest
+    `length`, the earliest `date`, the smallest `id`."""
+    memory_mb: int = 1024
+    """Memory that grouping signatures and lines may take at a time; more partitions on disk when the corpus grows."""
+    index: tuple[str, ...] = ()
+    """`deduplicate/index` folders of finished corpora: documents that are copies of theirs are dropped, and only
+    this corpus's documents are judged."""
+    keep_index: bool = True
+    """Whether this corpus's own index is kept for the next corpus."""
+
+    def __post_init__(self) -> None:
+        if self.memory_mb < 64:
+            raise ValueError(f"deduplicate.memory_mb is {self.memory_mb}: expected at least 64")
+        known = ("quality", "length", "date", "id")
+        for name in self.prefer:
+            if name not in known:
+                raise ValueError(f"deduplicate.prefer has '{name}': expected some of {', '.join(known)}")
