@@ -1,1 +1,1 @@
-"""Tokenizers for Chinese and English: trained, loaded and measured; the one definition of the special tokens."""
+"""Train, load and measure tokenizers; the one definition of the special tokens (`tokenizer.special_tokens`)."""
