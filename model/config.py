@@ -1,9 +1,9 @@
 """The one description of a model: what a block is made of, and how large it is.
 
-A family is a choice of parts, made here and nowhere else: GLM-130B (arXiv 2210.02414) is multi-head attention, GeGLU and
-DeepNorm with tied embeddings; GLM-4.5 (2508.06471) is grouped-query attention, SwiGLU and sigmoid-routed experts with
-pre-norm RMSNorm; GLM-5 (2602.15763) puts multi-head latent attention in its place. Every value that a person may turn is
-a field; a wrong one is a `ValueError` that names it.
+A family is a choice of parts, made here and nowhere else: GLM-130B (arXiv 2210.02414) is multi-head attention, GeGLU
+and DeepNorm with tied embeddings; GLM-4.5 (2508.06471) is grouped-query attention, SwiGLU and sigmoid-routed experts
+with pre-norm RMSNorm; GLM-5 (2602.15763) replaces its attention by multi-head latent attention. Every value that a
+person may turn is a field; a wrong one is a `ValueError` that names it.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class PositionConfig:
     rope_base: float = 10000.0
     """RoPE's base θ."""
     rope_fraction: float = 1.0
-    """Share of a head that is rotated, its first dimensions (GLM-4.5: 0.5). Latent attention rotates its own rope part."""
+    """Share of a head that is rotated, its first dimensions (GLM-4.5: 0.5). Latent attention has its own rope part."""
     rope_layout: Literal["half", "interleaved"] = "half"
     """Which dimensions make a pair: i and i + d/2 (half), or 2i and 2i + 1 (interleaved; GLM-5)."""
 
@@ -55,7 +55,7 @@ class PositionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexerConfig:
-    """DeepSeek Sparse Attention's lightning indexer (arXiv 2512.02556, section 2.1). Its weights exist when num_heads > 0."""
+    """DeepSeek Sparse Attention's lightning indexer (arXiv 2512.02556, section 2.1), built when num_heads > 0."""
 
     num_heads: int = 0
     """Heads of the indexer; 0 builds none (GLM-5: 32)."""
@@ -154,7 +154,7 @@ class FeedForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertsConfig:
-    """The mixture of experts that replaces the feed-forward from layer `first_dense_layers` on. None when num_experts is 0."""
+    """The mixture of experts that replaces the feed-forward from layer `first_dense_layers` on; 0 experts is none."""
 
     num_experts: int = 0
     """Routed experts; 0 makes every layer dense."""
@@ -197,7 +197,7 @@ class ExpertsConfig:
         )
         _require(self.top_k_groups <= self.num_groups, "experts.top_k_groups must not exceed experts.num_groups")
         eligible = self.num_experts // self.num_groups * self.top_k_groups
-        _require(self.top_k <= eligible, f"experts.top_k ({self.top_k}) exceeds the {eligible} experts it may choose from")
+        _require(self.top_k <= eligible, f"experts.top_k ({self.top_k}) exceeds the {eligible} experts to choose from")
         _require(
             self.num_groups == 1 or self.num_experts // self.num_groups >= 2,
             "experts.num_groups leaves groups of one expert; a group's score is the sum of its best two",
@@ -227,7 +227,7 @@ class MtpConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitialisationConfig:
-    """Initial weights. DeepNorm's residual rules bring their own gains for the feed-forward, value and output projections."""
+    """Initial weights. DeepNorm brings its own gain for the feed-forward, value and output projections."""
 
     std: float | None = 0.02
     """Standard deviation of the rest; null is sqrt(1 / (3 hidden_size)), GLM-130B's 0.0052."""
@@ -305,7 +305,7 @@ class ModelConfig:
         pairs = 2 if self.position.kind == "rotary" else 4
         _require(
             rotated > 0 and rotated % pairs == 0,
-            f"{rotated} rotated dimensions a head (position.rope_fraction of attention.head_dim) must divide by {pairs}",
+            f"{rotated} rotated dimensions a head (rope_fraction of head_dim) must be a multiple of {pairs}",
         )
 
     @property
@@ -317,7 +317,7 @@ class ModelConfig:
 
     @property
     def residual_alpha(self) -> float:
-        """The residual's weight α: 1 for pre-norm (DeepNorm: GLM-130B paper section 2.1; DeepNet: arXiv 2203.00555 table 2)."""
+        """The residual's weight α, 1 for pre-norm (GLM-130B section 2.1; DeepNet, arXiv 2203.00555)."""
         return {
             "pre_norm": 1.0,
             "deepnorm": (2 * self.num_layers) ** 0.5,

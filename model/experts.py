@@ -1,0 +1,173 @@
+"""The mixture of experts of GLM-4.5 and GLM-5 (arXiv 2508.06471, section 2.1; DeepSeek-V3, 2412.19437, section 2.1.2).
+
+Shapes: T tokens of the batch, H hidden, E experts, K experts a token, I an expert's width, P = T * K pairs of both.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.autograd import attach_loss
+from model.config import ModelConfig
+from model.feed_forward import FeedForward
+
+
+class Router(nn.Module):
+    """Sigmoid router: selects on score + bias, weighs by the score alone.
+
+    `e_score_correction_bias` is no parameter: `update_expert_bias` moves it against the load. `expert_counts` adds up
+    the tokens that each expert was chosen for in training until `reset_expert_counts`. Under activation recomputation
+    a forward pass counts twice, for every expert of the layer alike, which the sign rule and load shares do not see.
+    """
+
+    e_score_correction_bias: Tensor
+    expert_counts: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts = config.experts
+        self.config = experts
+        self.weight = nn.Parameter(torch.empty(experts.num_experts, config.hidden_size))
+        self.register_buffer("e_score_correction_bias", torch.zeros(experts.num_experts, dtype=torch.float32))
+        self.register_buffer("expert_counts", torch.zeros(experts.num_experts, dtype=torch.float32), persistent=False)
+
+    def forward(self, hidden_TH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Router logits (T, E) in float32, the chosen experts' weights (T, K) in float32, and their indices (T, K)."""
+        logits_TE = F.linear(hidden_TH.float(), self.weight.float())
+        scores_TE = logits_TE.sigmoid()
+        chosen_TK = self._choose(scores_TE.detach() + self.e_score_correction_bias)
+        weights_TK = scores_TE.gather(1, chosen_TK)
+        if self.config.normalize_weights:
+            weights_TK = weights_TK / (weights_TK.sum(dim=-1, keepdim=True) + 1e-20)
+        if self.training:
+            self.expert_counts += chosen_TK.flatten().bincount(minlength=self.config.num_experts)
+        return logits_TE, weights_TK * self.config.scaling_factor, chosen_TK
+
+    def _choose(self, biased_TE: Tensor) -> Tensor:
+        if self.config.num_groups > 1:
+            grouped = biased_TE.unflatten(-1, (self.config.num_groups, -1))
+            group_scores = grouped.topk(2, dim=-1).values.sum(dim=-1)
+            kept = group_scores.topk(self.config.top_k_groups, dim=-1, sorted=False).indices
+            allowed = torch.zeros_like(group_scores, dtype=torch.bool).scatter(1, kept, True)
+            biased_TE = grouped.masked_fill(~allowed.unsqueeze(-1), float("-inf")).flatten(-2)
+        return biased_TE.topk(self.config.top_k, dim=-1, sorted=False).indices
+
+
+def balance_loss(logits_BSE: Tensor, chosen_BSK: Tensor) -> Tensor:
+    """The sequence balance loss of each row, (B,), unweighted: E/(K S) Σ_i count_i * mean share of score i.
+
+    It is 1 for uniform routing. DeepSeek-V3's form (section 2.1.2, equations 17 to 20); GLM publishes only its weight.
+    """
+    num_experts = logits_BSE.shape[-1]
+    scores = logits_BSE.sigmoid()
+    mean_share_BE = (scores / scores.sum(dim=-1, keepdim=True)).mean(dim=1)
+    chosen_BP = chosen_BSK.flatten(1)
+    counts_BE = torch.zeros_like(mean_share_BE).scatter_add(
+        1, chosen_BP, torch.ones_like(chosen_BP, dtype=scores.dtype)
+    )
+    return (counts_BE * (num_experts / chosen_BP.shape[1]) * mean_share_BE).sum(dim=-1)
+
+
+class GroupedExperts(nn.Module):
+    """All routed experts of a layer as two stacks of matrices, the gate before the up-projection."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts = config.experts
+        self.gate_up_proj = nn.Parameter(torch.empty(experts.num_experts, 2 * experts.inner_size, config.hidden_size))
+        self.down_proj = nn.Parameter(torch.empty(experts.num_experts, config.hidden_size, experts.inner_size))
+        self.backend = experts.backend
+
+    def forward(self, hidden_TH: Tensor, weights_TK: Tensor, chosen_TK: Tensor) -> Tensor:
+        """The weighted sum of each token's chosen experts, (T, H)."""
+        tokens, top_k = chosen_TK.shape
+        order_P = chosen_TK.flatten().argsort(stable=True)
+        counts_E = chosen_TK.flatten().bincount(minlength=self.gate_up_proj.shape[0])
+        gathered_PH = hidden_TH[order_P // top_k]
+        gate_PI, up_PI = expert_matmul(gathered_PH, self.gate_up_proj, counts_E, self.backend).chunk(2, dim=-1)
+        out_PH = expert_matmul(F.silu(gate_PI) * up_PI, self.down_proj, counts_E, self.backend)
+        out_PH = out_PH * weights_TK.flatten()[order_P, None].to(out_PH.dtype)
+        # Put back in the tokens' order by a permutation, so that the sum over K has one order on every device.
+        returned_PH = torch.empty_like(out_PH).index_copy(0, order_P, out_PH)
+        return returned_PH.view(tokens, top_k, -1).sum(dim=1)
+
+
+def expert_matmul(
+    rows_PN: Tensor, matrices_EMN: Tensor, counts_E: Tensor, backend: Literal["auto", "grouped", "loop"]
+) -> Tensor:
+    """Rows sorted by expert, `counts_E` of each, times the transpose of their expert's matrix: (P, M).
+
+    This is the one seam for a vendor's grouped matmul. `auto` takes torch's where rows and matrices meet its rule of
+    strides in multiples of 16 bytes, and else the loop, which is the reference.
+    """
+    if backend == "grouped" or (backend == "auto" and _can_group(rows_PN, matrices_EMN)):
+        offsets_E = counts_E.cumsum(0, dtype=torch.int32)
+        return F.grouped_mm(rows_PN, matrices_EMN.to(rows_PN.dtype).transpose(-2, -1), offs=offsets_E)
+    parts = rows_PN.split(counts_E.tolist())
+    products = [F.linear(part, matrix.to(part.dtype)) for part, matrix in zip(parts, matrices_EMN, strict=True)]
+    return torch.cat(products)
+
+
+def _can_group(rows_PN: Tensor, matrices_EMN: Tensor) -> bool:
+    if not hasattr(F, "grouped_mm"):
+        return False
+    return all(size * rows_PN.element_size() % 16 == 0 for size in matrices_EMN.shape[1:])
+
+
+class MixtureOfExperts(nn.Module):
+    """Router, routed experts and the shared expert that sees every token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts = config.experts
+        self.config = experts
+        self.gate = Router(config)
+        self.experts = GroupedExperts(config)
+        shared_size = experts.inner_size * experts.num_shared
+        self.shared_experts = FeedForward(config.hidden_size, shared_size, "swiglu") if experts.num_shared else None
+
+    def forward(self, hidden_states: Tensor, auxiliary_scale: Tensor) -> Tensor:
+        """(B, S, H) to (B, S, H). In training, the router's auxiliary losses are attached to the result."""
+        logits_TE, weights_TK, chosen_TK = self.gate(hidden_states.flatten(0, 1))
+        routed = self.experts(hidden_states.flatten(0, 1), weights_TK, chosen_TK).view_as(hidden_states)
+        output: Tensor = routed if self.shared_experts is None else routed + self.shared_experts(hidden_states)
+        if not self.training:
+            return output
+        shape = hidden_states.shape[:2]
+        if self.config.balance_loss_weight:
+            losses_B = balance_loss(logits_TE.unflatten(0, shape), chosen_TK.unflatten(0, shape))
+            output = attach_loss(output, losses_B.sum() * (self.config.balance_loss_weight * shape[1]), auxiliary_scale)
+        if self.config.z_loss_weight:
+            squares = logits_TE.logsumexp(dim=-1).square().sum()
+            output = attach_loss(output, squares * self.config.z_loss_weight, auxiliary_scale)
+        return output
+
+
+def routers(model: nn.Module) -> list[Router]:
+    """Every router of a model, those of MTP included, in the model's order."""
+    return [module for module in model.modules() if isinstance(module, Router)]
+
+
+def expert_counts(model: nn.Module) -> Tensor:
+    """(routers, E) tokens that chose each expert since the last reset, a copy to be summed over all ranks."""
+    return torch.stack([router.expert_counts for router in routers(model)])
+
+
+@torch.no_grad()
+def update_expert_bias(model: nn.Module, counts: Tensor, rate: float) -> None:
+    """Move each router's selection bias by rate * sign(mean load - load), and start counting anew.
+
+    counts: (routers, E) as `expert_counts` gives it, summed over all ranks and micro-batches of the step. The rule is
+    that of arXiv 2408.15664; GLM-4.5's rate is 0.001 for most of training, then 0 (2508.06471, section 2.4).
+    """
+    for router, load in zip(routers(model), counts, strict=True):
+        router.e_score_correction_bias += rate * torch.sign(load.mean() - load)
+    reset_expert_counts(model)
+
+
+def reset_expert_counts(model: nn.Module) -> None:
+    """Start counting anew."""
+    for router in routers(model):
+        router.expert_counts.zero_()

@@ -1,0 +1,52 @@
+"""Rotary position embedding (RoPE, arXiv 2104.09864) over one position a token, or over two.
+
+A pair of dimensions (a, b) turns by the angle position * base^(-2i/d): (a cos - b sin, b cos + a sin). The pair is
+dimensions (i, i + d/2) in the half layout (GLM-130B, GLM-4.5) and (2i, 2i + 1) in the interleaved one (GLM-5).
+Positions may repeat: GLM-130B gives every token of a blank the position of its mask. Angles are kept in float32 and the
+rotation is done there, since bfloat16 cannot tell neighbouring positions apart beyond a few hundred.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The angles of a batch, computed once for all layers. R rotated dimensions, A positions a token."""
+
+    cosine: Tensor
+    """(B, 1, S, A, R / 2A) float32."""
+    sine: Tensor
+    """(B, 1, S, A, R / 2A) float32."""
+    layout: Literal["half", "interleaved"]
+
+    def apply(self, states: Tensor) -> Tensor:
+        """Rotate the first R of the last dimension of (B, H, S, D); the others pass."""
+        axes, pairs = self.cosine.shape[-2:]
+        rotated = 2 * axes * pairs
+        turning = states[..., :rotated].float().unflatten(-1, (axes, 2 * pairs))
+        if self.layout == "half":
+            a, b = turning.chunk(2, dim=-1)
+            turned = torch.cat((a * self.cosine - b * self.sine, b * self.cosine + a * self.sine), dim=-1)
+        else:
+            a, b = turning[..., 0::2], turning[..., 1::2]
+            turned = torch.stack((a * self.cosine - b * self.sine, b * self.cosine + a * self.sine), dim=-1).flatten(-2)
+        turned = turned.flatten(-2).to(states.dtype)
+        if rotated == states.shape[-1]:
+            return turned
+        return torch.cat((turned, states[..., rotated:]), dim=-1)
+
+
+def rotation(positions: Tensor, rotary_dim: int, base: float, layout: Literal["half", "interleaved"]) -> Rotation:
+    """Angles for (B, S) positions, or for (B, 2, S): then each half of the rotated dimensions turns by its own
+    position, with the frequencies of a head of that width (SAT's position_encoding_2d)."""
+    axes = 1 if positions.dim() == 2 else positions.shape[1]
+    width = rotary_dim // axes
+    steps = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
+    frequencies = base ** (-steps / width)
+    angles = positions.reshape(positions.shape[0], axes, -1, 1).float() * frequencies
+    angles = angles.transpose(1, 2).unsqueeze(1)
+    return Rotation(cosine=angles.cos(), sine=angles.sin(), layout=layout)
