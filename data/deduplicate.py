@@ -1,8 +1,9 @@
-"""Deduplication of the whole collection: its settings, its plan over all shards, and what a shard does with the plan.
+"""The settings of deduplication.
 
 Three grains, each in its own file: whole texts that fold to the same characters (`data/exact.py`), texts that are
 nearly the same (`data/minhash.py` finds candidates, `data/verify.py` decides, `data/clusters.py` joins), and lines
-repeated over many documents of a host (`data/repeated_lines.py`).
+repeated over many documents of a host (`data/repeated_lines.py`). `data/copies.py` is the work over all shards on
+disk, `data/deduplicate_stage.py` its phases for the engine.
 """
 
 from __future__ import annotations

@@ -1,0 +1,335 @@
+"""Copies over a whole collection: from shards to a decision for each document, through files on disk.
+
+The steps, each a function over one shard or over all of what the step before wrote:
+
+    digest_shard   a row a document: digest of the folded text, and what the survivor is chosen by
+    join_exact     documents with one digest -> every one but the first follows it
+    sign_shard     units and bands of the documents that follow nobody
+    join_bands     documents that share a band -> candidate pairs, each once
+    verify_part    candidate pairs judged on their whole texts
+    join_pairs     verified pairs -> clusters -> the survivor of each
+    decisions      what to do with each document of a shard
+
+A document's number is its place in the whole collection: that of its shard's first document and its row. Memory is
+bounded by `memory_mb` (`partitions.py`), except for union-find: 40 bytes for each document in a verified pair.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numba
+import numpy as np
+import polars as pl
+
+from data.clusters import connected
+from data.deduplicate import DeduplicateConfig
+from data.exact import folded_digests
+from data.minhash import band_keys, signatures
+from data.partitions import parts, read_range, read_ranges, write_part
+from data.shingles import folded_units
+from data.verify import CLAUSES, compare
+
+Array = np.ndarray
+
+QUALITY_COLUMN = "quality_score"
+"""Column that `prefer: quality` reads; null where no quality model was given."""
+DENSE_BAND = 24
+"""Documents in a band that are all compared with one another; in larger ones each is with the neighbours below."""
+NEIGHBOURS = 6
+PAIRS_PER_PART = 1 << 18
+
+MEMBER_SCHEMA = {"document": pl.UInt64, "root": pl.UInt64, "rule": pl.String, "value": pl.String}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Where the steps keep their files, and how the documents of the shards are numbered."""
+
+    work: Path
+    firsts: tuple[int, ...]
+    """The number of each shard's first document, and one past the last document at the end."""
+    config: DeduplicateConfig
+
+    @property
+    def documents(self) -> int:
+        return self.firsts[-1]
+
+    def numbers(self, shard: int, rows: int) -> pl.Series:
+        """The numbers of a shard's documents."""
+        return pl.Series("document", np.arange(self.firsts[shard], self.firsts[shard] + rows, dtype=np.uint64))
+
+    def shard_of(self, documents: Array) -> Array:
+        """The shard that each document number belongs to."""
+        return np.searchsorted(np.array(self.firsts[:-1], np.uint64), documents, side="right") - 1
+
+    def part(self, step: str, number: int) -> Path:
+        return self.work / step / f"{number:05d}.parquet"
+
+
+def number_documents(counts: list[int]) -> tuple[int, ...]:
+    """`Collection.firsts` from the number of documents in each shard."""
+    return (0, *np.cumsum(np.array(counts, np.int64)).tolist())
+
+
+def digest_shard(collection: Collection, shard: int, table: pl.DataFrame) -> None:
+    """Write the digest of each document of a shard and the columns that survivors are chosen by."""
+    digests = folded_digests(table["text"])
+    quality = pl.col(QUALITY_COLUMN) if QUALITY_COLUMN in table.columns else pl.lit(None)
+    rows = table.select(
+        collection.numbers(shard, table.height),
+        pl.Series("digest_high", digests[:, 0]),
+        pl.Series("digest_low", digests[:, 1]),
+        "id",
+        quality.cast(pl.Float64).alias("quality"),
+        pl.col("text").str.len_chars().cast(pl.Int64).alias("length"),
+        (pl.col("date") if "date" in table.columns else pl.lit(None)).cast(pl.String).alias("date"),
+    )
+    write_part(rows, collection.part("digests", shard), "digest_high")
+    write_part(rows.drop("digest_high", "digest_low"), collection.part("documents", shard), "document")
+
+
+def join_exact(collection: Collection) -> int:
+    """Write who follows whom for documents of equal digest; returns how many follow."""
+    followers = 0
+    if not collection.config.exact:
+        return 0
+    paths = parts(collection.work / "digests")
+    memory = collection.config.memory_mb
+    for number, table in enumerate(read_ranges(paths, "digest_high", memory_mb=memory, bytes_per_row=240)):
+        leader = pl.col("document").min().over("digest_high", "digest_low").alias("leader")
+        follow = (
+            table.filter(pl.col("digest_high").is_duplicated())
+            .with_columns(leader)
+            .filter(pl.col("document") != pl.col("leader"))
+            .select("document", "leader")
+        )
+        write_part(follow, collection.part("followers", number), "document")
+        followers += follow.height
+    return followers
+
+
+def shard_rows(collection: Collection, step: str, shard: int) -> pl.DataFrame | None:
+    """The rows of a step's parts that are about the documents of one shard; None if the step wrote nothing."""
+    paths = parts(collection.work / step)
+    if not paths:
+        return None
+    return read_range(paths, "document", collection.firsts[shard], collection.firsts[shard + 1])
+
+
+def sign_shard(collection: Collection, shard: int, table: pl.DataFrame) -> None:
+    """Write the units and the band keys of the documents of a shard that follow nobody."""
+    config = collection.config
+    following = shard_rows(collection, "followers", shard)
+    texts = table.select(collection.numbers(shard, table.height), "text")
+    if following is not None:
+        texts = texts.with_columns(
+            pl.when(pl.col("document").is_in(following["document"].implode())).then(None).otherwise("text").alias("text")
+        )
+    units, offsets = folded_units(texts["text"])
+    _save_units(collection, shard, units, offsets)
+    if not config.near:
+        return
+    shape = config.minhash
+    signed, _ = signatures(
+        units,
+        offsets,
+        han_shingle=shape.han_shingle,
+        word_shingle=shape.word_shingle,
+        number=shape.bands * shape.rows,
+        seed=shape.seed,
+    )
+    filled = np.flatnonzero(np.diff(offsets) > 0)
+    keys = band_keys(signed[filled], bands=shape.bands, rows=shape.rows)
+    documents = np.repeat(texts["document"].to_numpy()[filled], shape.bands)
+    write_part(pl.DataFrame({"key": keys.ravel(), "document": documents}), collection.part("bands", shard), "key")
+
+
+def _save_units(collection: Collection, shard: int, units: Array, offsets: Array) -> None:
+    folder = collection.work / "units"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (("units", units), ("offsets", offsets)):
+        temporary = folder / f".{shard:05d}.{name}.{os.getpid()}"
+        with open(temporary, "wb") as file:
+            np.save(file, array)
+        os.replace(temporary, folder / f"{shard:05d}.{name}.npy")
+
+
+def load_units(collection: Collection, shard: int) -> tuple[Array, Array]:
+    """The units of a shard's documents as memory maps."""
+    folder = collection.work / "units"
+    units = folder / f"{shard:05d}.units.npy"
+    # an empty file cannot be mapped
+    return (
+        np.load(units, mmap_mode="r" if units.stat().st_size > 128 else None),
+        np.load(folder / f"{shard:05d}.offsets.npy"),
+    )
+
+
+@numba.njit(cache=True)
+def _pairs_of_runs(keys: Array, documents: Array, dense: int, neighbours: int) -> tuple[Array, Array]:
+    """Pairs of documents with one key; rows are sorted by key and, within a key, by document."""
+    rows = keys.shape[0]
+    capacity = 0
+    start = 0
+    for i in range(1, rows + 1):
+        if i == rows or keys[i] != keys[start]:
+            n = i - start
+            capacity += n * (n - 1) // 2 if n <= dense else n * (neighbours + 1)
+            start = i
+    left = np.empty(capacity, np.uint64)
+    right = np.empty(capacity, np.uint64)
+    count = 0
+    start = 0
+    for i in range(1, rows + 1):
+        if i < rows and keys[i] == keys[start]:
+            continue
+        n = i - start
+        for j in range(start + 1, i):
+            lowest = start if n <= dense else max(start, j - neighbours)
+            for k in range(lowest, j):
+                left[count], right[count] = documents[k], documents[j]
+                count += 1
+            if lowest > start:
+                left[count], right[count] = documents[start], documents[j]
+                count += 1
+        start = i
+    return left[:count], right[:count]
+
+
+def join_bands(collection: Collection) -> int:
+    """Write the candidate pairs, each once, in parts of a bounded size; returns how many there are."""
+    memory = collection.config.memory_mb
+    for number, table in enumerate(
+        read_ranges(parts(collection.work / "bands"), "key", memory_mb=memory, bytes_per_row=96)
+    ):
+        shared = table.filter(pl.col("key").is_duplicated()).sort("key", "document")
+        left, right = _pairs_of_runs(shared["key"].to_numpy(), shared["document"].to_numpy(), DENSE_BAND, NEIGHBOURS)
+        pairs = pl.DataFrame({"left": left, "right": right}).unique()
+        write_part(pairs, collection.part("bands_shared", number), "left")
+    total = 0
+    count = 0
+    for table in read_ranges(
+        parts(collection.work / "bands_shared"), "left", memory_mb=memory, bytes_per_row=96, end=collection.documents
+    ):
+        pairs = table.unique().sort("left", "right")
+        for piece in pairs.iter_slices(PAIRS_PER_PART):
+            write_part(piece, collection.part("candidates", count), "left")
+            count += 1
+        total += pairs.height
+    return total
+
+
+def verify_part(collection: Collection, number: int) -> dict[str, int]:
+    """Judge one part of the candidates; returns how many pairs each clause joined or refused."""
+    config = collection.config
+    pairs = pl.read_parquet(collection.part("candidates", number))
+    pairs = pairs.with_columns(
+        pl.Series("left_shard", collection.shard_of(pairs["left"].to_numpy())),
+        pl.Series("right_shard", collection.shard_of(pairs["right"].to_numpy())),
+    )
+    judged = []
+    for (a, b), group in sorted(pairs.partition_by("left_shard", "right_shard", as_dict=True).items()):
+        sides = []
+        for shard, name in ((a, "left"), (b, "right")):
+            units, offsets = load_units(collection, shard)
+            rows = group[name].to_numpy() - np.uint64(collection.firsts[shard])
+            sides.append((units, offsets, rows.astype(np.int64)))
+        jaccard, containment, similarity, clause = compare(
+            sides[0],
+            sides[1],
+            han_shingle=config.minhash.han_shingle,
+            word_shingle=config.minhash.word_shingle,
+            config=config.verify,
+        )
+        judged.append(
+            group.select(
+                "left",
+                "right",
+                pl.Series("jaccard", jaccard),
+                pl.Series("containment", containment),
+                pl.Series("similarity", similarity),
+                pl.Series("clause", clause),
+            )
+        )
+    result = pl.concat(judged)
+    write_part(result, collection.part("verified", number), "left")
+    counts = np.bincount(result["clause"].to_numpy(), minlength=len(CLAUSES))
+    return dict(zip(CLAUSES, counts.tolist(), strict=True))
+
+
+def join_pairs(collection: Collection) -> None:
+    """Write the members of each cluster with its survivor."""
+    verified, followers = parts(collection.work / "verified"), parts(collection.work / "followers")
+    members = [pl.DataFrame(schema=MEMBER_SCHEMA)]
+    joined = pl.DataFrame(schema={"left": pl.UInt64, "right": pl.UInt64, "jaccard": pl.Float32})
+    if verified:
+        joined = pl.scan_parquet(verified).filter(pl.col("clause") > 0).select("left", "right", "jaccard").collect()
+    documents, roots = connected(joined["left"].to_numpy(), joined["right"].to_numpy())
+    near = pl.DataFrame({"document": documents, "root": roots})
+    ends = [joined.select(pl.col(side).alias("document"), "jaccard") for side in ("left", "right")]
+    closest = pl.concat(ends).group_by("document").agg(pl.col("jaccard").max())
+    members.append(
+        near.join(closest, on="document", how="left").select(
+            "document", "root", pl.lit("near").alias("rule"), pl.col("jaccard").round(3).cast(pl.String).alias("value")
+        )
+    )
+    if followers:
+        exact = pl.read_parquet(followers).join(near, left_on="leader", right_on="document", how="left")
+        exact = exact.with_columns(pl.coalesce("root", "leader").alias("root"))
+        members.append(
+            exact.select("document", "root", pl.lit("exact").alias("rule"), pl.lit("1.0").alias("value"))
+        )
+        alone = exact.join(near, left_on="leader", right_on="document", how="anti").select("leader").unique()
+        members.append(
+            alone.select(
+                pl.col("leader").alias("document"),
+                pl.col("leader").alias("root"),
+                pl.lit("exact").alias("rule"),
+                pl.lit("1.0").alias("value"),
+            )
+        )
+    write_part(choose_survivors(collection, pl.concat(members)), collection.part("members", 0), "document")
+
+
+def choose_survivors(collection: Collection, members: pl.DataFrame) -> pl.DataFrame:
+    """`members` with the survivor's number and id, and the cluster's size."""
+    described = pl.scan_parquet(parts(collection.work / "documents"))
+    table = members.lazy().join(described, on="document", how="inner").collect()
+    # best first: high quality, great length, early date, small id; a null is worse than any value
+    descending = {"quality": True, "length": True, "date": False, "id": False}
+    order = list(collection.config.prefer) + [name for name in ("id",) if name not in collection.config.prefer]
+    table = table.sort(["root", *order], descending=[False, *(descending[name] for name in order)], nulls_last=True)
+    return table.select(
+        "document",
+        pl.col("document").first().over("root").alias("survivor"),
+        pl.col("id").first().over("root").alias("cluster"),
+        pl.len().over("root").cast(pl.Int32).alias("cluster_size"),
+        "rule",
+        "value",
+    )
+
+
+def decide(collection: Collection, shard: int, table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A shard's documents that stay and those that are copies of another, with their cluster."""
+    members = shard_rows(collection, "members", shard)
+    table = table.drop("cluster", "cluster_size", strict=False)
+    numbered = table.with_columns(collection.numbers(shard, table.height))
+    if members is None:
+        members = pl.DataFrame(
+            schema={**MEMBER_SCHEMA, "survivor": pl.UInt64, "cluster": pl.String, "cluster_size": pl.Int32}
+        ).drop("root")
+    joined = numbered.join(members, on="document", how="left", maintain_order="left").with_columns(
+        pl.coalesce("cluster", "id").alias("cluster"), pl.col("cluster_size").fill_null(1)
+    )
+    stays = pl.col("survivor").is_null() | (pl.col("survivor") == pl.col("document"))
+    own = [*table.columns, "cluster", "cluster_size"]
+    kept = joined.filter(stays).select(own)
+    rejected = joined.filter(~stays).select(
+        *own,
+        pl.concat_str(pl.lit("deduplicate."), "rule").alias("rejected_by"),
+        pl.col("value").alias("rejected_value"),
+    )
+    return kept, rejected
