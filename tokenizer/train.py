@@ -1,0 +1,114 @@
+"""Train a tokenizer from a configuration and a corpus, and write its folder.
+
+What would only fail after an hour is asked first: can the vocabulary hold the special tokens, is there text in every
+language, is there memory, can the output be written.
+"""
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import tokenizers
+
+from tokenizer.byte_level import merge_byte_levels, train_byte_level
+from tokenizer.config import TokenizerConfig
+from tokenizer.folder import add_special_tokens, write_folder
+from tokenizer.sample import Sample, plan_sample
+from tokenizer.special_tokens import layout_tokens
+
+_GIGABYTE = 1e9
+
+
+def train(config: TokenizerConfig, paths: list[Path], output: Path, limit: int | None = None) -> dict[str, object]:
+    """Train on the documents of `paths` (the first `limit` alone if given); returns the record of the training.
+
+    The same configuration and texts give the same tokenizer, byte for byte. Raises ValueError or OSError, before any
+    long work, where it cannot be done.
+    """
+    started = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    if not os.access(output, os.W_OK):
+        raise PermissionError(f"{output}: cannot be written")
+    _say(f"counting {' '.join(map(str, paths))}")
+    sample = plan_sample(paths, config.sample, limit)
+    needed, limit_bytes = memory_estimate(config, sample.expected_bytes), memory_limit(config)
+    if needed > limit_bytes:
+        raise ValueError(
+            f"training {config.algorithm} on {sample.expected_bytes / 1e6:.0f} MB needs about "
+            f"{needed / _GIGABYTE:.1f} GB of memory, {limit_bytes / _GIGABYTE:.1f} GB are allowed: "
+            f"lower sample.megabytes or raise memory_limit_gigabytes"
+        )
+    counted = time.monotonic()
+    _say(f"training {config.algorithm} on {sample.expected_bytes / 1e6:.1f} MB, {config.vocab_size} tokens")
+    backend, model = _train_backend(config, sample)
+    add_special_tokens(backend, config)
+    trained = time.monotonic()
+    size = backend.get_vocab_size(with_added_tokens=True)
+    if size < config.vocab_size:
+        _say(f"the sample has no more than {size} tokens to learn; {config.vocab_size} were asked for")
+    record: dict[str, object] = {
+        "algorithm": config.algorithm,
+        "tokens": size,
+        "sample": sample.record(),
+        "run": {
+            "seconds_counting": round(counted - started, 2),
+            "seconds_training": round(trained - counted, 2),
+            "peak_memory_gigabytes": round(peak_memory() / _GIGABYTE, 3),
+            "estimated_memory_gigabytes": round(needed / _GIGABYTE, 3),
+            "versions": {"tokenizers": tokenizers.__version__},
+        },
+    }
+    write_folder(output, backend, config, record, model)
+    return record
+
+
+def _train_backend(config: TokenizerConfig, sample: Sample) -> tuple[tokenizers.Tokenizer, bytes | None]:
+    """The trained vocabulary without special tokens, and SentencePiece's own file where it made one."""
+    ordinary = config.vocab_size - len(layout_tokens(config.special_tokens))
+    show = sys.stderr.isatty()
+    if config.algorithm == "bbpe":
+        return train_byte_level(sample.pieces(), config, ordinary, show), None
+    if config.algorithm == "merged_bbpe":
+        others = {language for language, _ in sample.rates} - {"zh"}
+        first = train_byte_level(sample.pieces({"zh"}), config, ordinary, show)
+        second = train_byte_level(sample.pieces(others), config, ordinary, show)
+        return merge_byte_levels(first, second, config, ordinary), None
+    from tokenizer.sentencepiece_model import train_sentencepiece
+
+    return train_sentencepiece(sample, config, ordinary)
+
+
+def memory_estimate(config: TokenizerConfig, sample_bytes: int) -> int:
+    """Bytes of memory that training takes at most, from measurements on both languages (docs/tokenizer.md)."""
+    per_byte = {
+        "bbpe": {"with_letters": 60, "with_punctuation": 60, "apart": 50, "runs_of_8": 50}.get(
+            config.pretokenization.han, 40
+        ),
+        "merged_bbpe": 60,
+        "sentencepiece_bpe": 40,
+        "sentencepiece_unigram": 70,
+    }[config.algorithm]
+    return int(0.3e9 + per_byte * sample_bytes)
+
+
+def memory_limit(config: TokenizerConfig) -> int:
+    """Bytes that training may take: the configured limit, or what the machine has free."""
+    if config.memory_limit_gigabytes:
+        return int(config.memory_limit_gigabytes * _GIGABYTE)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return sys.maxsize
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had resident, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
