@@ -1,10 +1,25 @@
-"""The annotate stage: language, script and every signal as columns. (Configuration first; the body follows.)"""
+"""The annotate stage: language, script and every signal as columns. It drops nothing.
+
+One pass of the kernels over the text of a batch gives counts; the expressions of `data/signals.py` make signals of
+them, and `data/language.py` reads the language and the script off the same counts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
-from data.language import LanguageConfig
+import numpy as np
+import polars as pl
+
+from data.language import LanguageConfig, identify
+from data.line_kernels import LINE_COUNTS, scan_lines
+from data.repetition_kernels import BLOCK_COUNTS, REPETITION_COUNTS, scan_blocks, scan_repetition
+from data.signals import SIGNAL_COLUMNS, SIGNALS
+from data.text_kernels import Array, measured_units, text_buffers
+from data.word_kernels import WORD_COUNTS, scan_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +29,104 @@ class AnnotateConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """How language and script are decided."""
     flagged_words: str | None = None
-    """A text file with one word or phrase a line: the share of a document's characters inside them is the signal `flagged_word_share`."""
+    """A text file with one word or phrase a line: `flagged_word_share` is the share of a document's characters inside them."""
     flagged_hosts: str | None = None
     """A text file with one host name a line: `flagged_host` is true for pages of these hosts and their subdomains."""
     quality_models: dict[str, str] = field(default_factory=dict)
-    """Language to the path of a fastText model trained by `python -m data train-quality`; its score is the column `quality_score`."""
-    batch_bytes: int = 16_000_000
+    """Language to the path of a fastText model trained by `python -m data train-quality`; its score is `quality_score`."""
+    batch_bytes: int = 8_000_000
     """Text is measured this many bytes at a time, which bounds memory."""
 
     def __post_init__(self) -> None:
         if self.batch_bytes < 1:
             raise ValueError("annotate: batch_bytes must be positive")
+
+
+def count(texts: pl.Series) -> pl.DataFrame:
+    """The kernels' counts of each text: one row a text, a column a count."""
+    buffer, offsets = text_buffers(texts)
+    hashes, lengths, unit_offsets, number_words = measured_units(buffer, offsets)
+    columns: dict[str, Array] = {"number_words": number_words}
+    for names, counts in (
+        (LINE_COUNTS, scan_lines(buffer, offsets)),
+        (WORD_COUNTS, scan_words(hashes, lengths, unit_offsets)),
+        (REPETITION_COUNTS, scan_repetition(hashes, lengths, unit_offsets)),
+        (BLOCK_COUNTS, scan_blocks(buffer, offsets)),
+    ):
+        columns |= {name: counts[:, position] for position, name in enumerate(names)}
+    return pl.DataFrame(columns)
+
+
+def _batches(table: pl.DataFrame, batch_bytes: int) -> Iterator[pl.DataFrame]:
+    ends = np.cumsum(table["text"].str.len_bytes().fill_null(0).to_numpy())
+    start = 0
+    while start < table.height:
+        already = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, already + batch_bytes, side="right")))
+        yield table[start:stop]
+        start = stop
+
+
+def annotate(table: pl.DataFrame, config: AnnotateConfig) -> pl.DataFrame:
+    """`table` (columns `text`, `url`) with `language`, `script` and every column of SIGNAL_COLUMNS, set anew."""
+    table = table.drop("language", "script", *SIGNAL_COLUMNS, strict=False)
+    annotated = [_annotate_batch(batch, config) for batch in _batches(table, config.batch_bytes)]
+    return pl.concat(annotated) if annotated else _annotate_batch(table, config)
+
+
+def _annotate_batch(batch: pl.DataFrame, config: AnnotateConfig) -> pl.DataFrame:
+    texts = batch["text"].fill_null("")
+    counts = count(texts)
+    measured = counts.select(signal.expression.cast(signal.dtype).alias(signal.name) for signal in SIGNALS)
+    languages = identify(texts, counts, config.language)
+    supplied = pl.DataFrame(
+        [
+            _flagged_word_share(texts, config.flagged_words),
+            _flagged_host(batch, config.flagged_hosts),
+            _quality_score(texts, languages["language"], config.quality_models),
+        ]
+    )
+    return pl.concat([batch, languages, measured, supplied], how="horizontal")
+
+
+@lru_cache(maxsize=8)
+def _read_list(path: str) -> tuple[str, ...]:
+    """The entries of a user's list, without blank lines and comments."""
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    entries = tuple(line.strip().lower() for line in lines if line.strip() and not line.startswith("#"))
+    if not entries:
+        raise ValueError(f"{path}: the list is empty; give one entry a line")
+    return entries
+
+
+def _flagged_word_share(texts: pl.Series, path: str | None) -> pl.Series:
+    if path is None:
+        return pl.repeat(0.0, len(texts), dtype=pl.Float32, eager=True).alias("flagged_word_share")
+    hits = texts.str.to_lowercase().str.extract_many(list(_read_list(path)), leftmost=True)
+    inside = hits.list.eval(pl.element().str.len_chars()).list.sum()
+    return (inside / texts.str.len_chars().clip(lower_bound=1)).cast(pl.Float32).alias("flagged_word_share")
+
+
+def _flagged_host(batch: pl.DataFrame, path: str | None) -> pl.Series:
+    if path is None or "url" not in batch.columns:
+        return pl.repeat(False, batch.height, dtype=pl.Boolean, eager=True).alias("flagged_host")
+    flagged = set(_read_list(path))
+    hosts = (
+        batch["url"].str.extract(r"^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/@]*@)?([^/:?#]+)").str.to_lowercase().fill_null("")
+    )
+
+    def is_flagged(host: str) -> bool:
+        parts = host.split(".")
+        return any(".".join(parts[i:]) in flagged for i in range(len(parts)))
+
+    verdicts = {host: is_flagged(host) for host in hosts.unique()}
+    return hosts.replace_strict(verdicts, return_dtype=pl.Boolean).alias("flagged_host")
+
+
+def _quality_score(texts: pl.Series, languages: pl.Series, models: dict[str, str]) -> pl.Series:
+    scores = pl.repeat(None, len(texts), dtype=pl.Float32, eager=True).alias("quality_score")
+    if not models:
+        return scores
+    from data.quality import score  # the fastText extra is needed only where a model is given
+
+    return score(texts, languages, models)

@@ -1,8 +1,9 @@
-"""The class of every Unicode character, as a table that Numba kernels index by code point.
+"""The class and the roles of every Unicode character, as tables that Numba kernels index by code point.
 
-A class is one of the constants below. Code points past the table are Han when they lie in the supplementary
-ideographic planes and `OTHER` otherwise (`classify` in `text_kernels.py`). Source: Unicode general categories
-(Python's `unicodedata`), and the block ranges of Unicode 15 for the scripts.
+`character_classes` gives each character one class (the constants below); `character_roles` a set of bits that say
+what else it may be: a mark that ends a sentence, a bullet, a function character, a character of one Chinese script
+alone. Sources: Unicode general categories (Python's `unicodedata`), the block ranges of Unicode 15 for scripts, and
+OpenCC's own conversion tables for Hans and Hant.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import unicodedata
 from functools import lru_cache
 
 import numpy as np
+import opencc
 
 OTHER = 0  # symbols, emoji, private use, unassigned
 HAN = 1
@@ -24,12 +26,35 @@ NEWLINE = 8
 PUNCTUATION = 9
 CONTROL = 10  # control and format characters
 
+ENDS_SENTENCE = 1  # a line may end here: 。！？…；： and .!?
+CLOSES = 2  # quotes and brackets that may follow such a mark
+STOP = 4  # the sentence marks that FineWeb accepts as the end of a line, without the closing ones
+PAUSES = 8  # marks within a sentence
+BULLET = 16
+FUNCTION = 32  # Chinese function characters of both scripts
+HANS = 64  # written so in Simplified Chinese alone
+HANT = 128  # written so in Traditional Chinese alone
+RARE = 256  # Han characters outside both GB 2312 and the first level of Big5
+DAMAGE = 512  # what decoding with the wrong charset leaves behind: U+FFFD, 锟 of 锟斤拷, C1 controls, private use
+
 TABLE_SIZE = 0x20000
 
-_HAN_RANGES = ((0x2E80, 0x2FD6), (0x3005, 0x3008), (0x3021, 0x302A), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00))
-_KANA_RANGES = ((0x3041, 0x3097), (0x3099, 0x309B), (0x309D, 0x30A0), (0x30A1, 0x30FB), (0x30FC, 0x3100), (0x31F0, 0x3200), (0xFF66, 0xFFA0))
-_HANGUL_RANGES = ((0x1100, 0x1200), (0x3131, 0x318F), (0xA960, 0xA980), (0xAC00, 0xD800))
-_LATIN_RANGES = ((0x41, 0x5B), (0x61, 0x7B), (0xAA, 0xAB), (0xBA, 0xBB), (0xC0, 0x250), (0x1E00, 0x1F00), (0xFF21, 0xFF3B), (0xFF41, 0xFF5B))
+_RANGES = {
+    HAN: "2E80-2FD5 3005-3007 3021-3029 3400-4DBF 4E00-9FFF F900-FAFF",
+    KANA: "3041-3096 3099-309A 309D-309F 30A1-30FA 30FC-30FF 31F0-31FF FF66-FF9F",
+    HANGUL: "1100-11FF 3131-318E A960-A97F AC00-D7FF",
+    LATIN: "41-5A 61-7A AA BA C0-D6 D8-F6 F8-24F 1E00-1EFF FF21-FF3A FF41-FF5A",
+}
+_ROLES = {
+    ENDS_SENTENCE: ".!?;…。！？；：｡．︒﹒﹗⁇⁈⁉‼؟۔।॥።",
+    CLOSES: "\"'”’」』）》】〉〕)]}»›＂＇*_`",
+    STOP: ".!?。！？｡．﹒﹗⁇⁈⁉⸮؟۔।॥።",
+    PAUSES: "，、；：,;:—",
+    BULLET: "-*•·●■▪◆◇○□►▶»–—‣◦+※★☆√",
+    # particles, pronouns, conjunctions and prepositions, modern and classical
+    FUNCTION: "的地得了着著过過是在有和与與及或而但不也都就还還又再很这這那其之以为為于於从從对對把被将將由所者也矣乎焉哉"
+    "兮则則乃且若如何此彼吾我你他她它们們个個中上下里裡裏到等可会會能要说說没沒无無非",
+}
 
 
 def _general_class(character: str) -> int:
@@ -38,27 +63,60 @@ def _general_class(character: str) -> int:
         return LETTER
     if category == "Nd":
         return DIGIT
-    if category[0] == "Z" or character in "\t\r\v\f\x85":
+    if category[0] == "Z" or character in "\t\r\v\f\x1c\x1d\x1e\x85":
         return SPACE
     if category[0] == "P":
         return PUNCTUATION
-    if category in ("Cc", "Cf"):
-        return CONTROL
-    return OTHER
+    return CONTROL if category in ("Cc", "Cf") else OTHER
+
+
+def _ranges(text: str) -> list[tuple[int, int]]:
+    bounds = [part.split("-") for part in text.split()]
+    return [(int(bound[0], 16), int(bound[-1], 16) + 1) for bound in bounds]
 
 
 @lru_cache(maxsize=1)
 def character_classes() -> np.ndarray:
-    """The table: uint8 of shape (TABLE_SIZE,), read-only."""
+    """The class of each code point below TABLE_SIZE: uint8, read-only. Past the table lie Han planes and symbols."""
     table = np.zeros(TABLE_SIZE, dtype=np.uint8)
-    for code_point in range(0x3400):
-        table[code_point] = _general_class(chr(code_point))
-    for code_point in (*range(0xA000, 0xAC00), *range(0xD7A4, 0xD800), *range(0xF900, TABLE_SIZE)):
-        table[code_point] = _general_class(chr(code_point))
-    for ranges, value in ((_HAN_RANGES, HAN), (_KANA_RANGES, KANA), (_HANGUL_RANGES, HANGUL), (_LATIN_RANGES, LATIN)):
-        for start, stop in ranges:
-            table[start:stop] = value
-    table[[0xD7, 0xF7]] = OTHER  # × and ÷ lie among the Latin letters
+    for start, stop in ((0, 0x3400), (0xA000, 0xAC00), (0xF900, TABLE_SIZE)):
+        table[start:stop] = [_general_class(chr(code_point)) for code_point in range(start, stop)]
+    for kind, text in _RANGES.items():
+        for start, stop in _ranges(text):
+            table[start:stop] = kind
     table[0x0A] = NEWLINE
+    table.setflags(write=False)
+    return table
+
+
+def _is_rare(character: str) -> bool:
+    if character.encode("gb2312", "ignore"):
+        return False
+    encoded = character.encode("big5", "ignore")
+    return not encoded or encoded[0] >= 0xC7  # the first level of Big5 ends with lead byte C6
+
+
+def _telling_characters(configuration: str) -> list[int]:
+    """Code points that this OpenCC conversion changes."""
+    points = [point for start, stop in _ranges(_RANGES[HAN]) if start >= 0x3400 for point in range(start, stop)]
+    lines = opencc.OpenCC(configuration).convert("\n".join(map(chr, points))).split("\n")
+    return [point for point, line in zip(points, lines, strict=True) if line != chr(point)]
+
+
+@lru_cache(maxsize=1)
+def character_roles() -> np.ndarray:
+    """The roles of each code point below TABLE_SIZE as bits: uint16, read-only."""
+    table = np.zeros(TABLE_SIZE, dtype=np.uint16)
+    for bit, characters in _ROLES.items():
+        table[[ord(character) for character in characters]] |= bit
+    # A character that either conversion changes to the other and back (乾, 后, 里) tells nothing sure, but it is rare.
+    traditional = set(_telling_characters("t2s"))
+    simplified = set(_telling_characters("s2t"))
+    table[sorted(traditional - simplified)] |= HANT
+    table[sorted(simplified - traditional)] |= HANS
+    table[[point for point in range(0x3400, 0xA000) if _is_rare(chr(point))]] |= RARE
+    table[0x80:0xA0] |= DAMAGE
+    table[0xE000:0xF900] |= DAMAGE
+    table[[0xFFFD, ord("锟")]] |= DAMAGE
     table.setflags(write=False)
     return table

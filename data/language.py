@@ -1,8 +1,18 @@
-"""The language and the script of a document. (Configuration first; the body follows.)"""
+"""The language and the script of a document.
+
+Script counts decide Chinese, Japanese and Korean; English function words decide plain English; what is left of Latin
+text is decided by py3langid's model, which ships inside its package. Hans and Hant are told apart by the characters
+that OpenCC's tables change one way only.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from data.text_kernels import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,10 +22,71 @@ class LanguageConfig:
     mixed_share: float = 0.15
     """A document is `mixed` when Chinese and English each carry at least this share of its words."""
     script_share: float = 0.10
-    """A Chinese document is of `mixed` script when the rarer of Hans and Hant has at least this share of the telling characters."""
+    """A Chinese document is of `mixed` script when the rarer of Hans and Hant has this share of the telling characters."""
+    foreign_share: float = 0.10
+    """A document with Han characters is Japanese or Korean when kana or hangul are at least this share of its letters."""
     sample_characters: int = 600
     """How much of a Latin text the statistical model reads."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.mixed_share <= 0.5 or not 0 < self.script_share <= 0.5:
-            raise ValueError("language: mixed_share and script_share lie between 0 and 0.5")
+        for name in ("mixed_share", "script_share", "foreign_share"):
+            if not 0 < getattr(self, name) <= 0.5:
+                raise ValueError(f"language: {name} is {getattr(self, name)}, expected a share between 0 and 0.5")
+
+
+ENGLISH_SURE = 0.25
+"""Latin text whose words are function words of English to this share is English: no other language comes near it."""
+ENGLISH_TYPICAL = 0.33
+"""The share of function words in ordinary English, documentation included."""
+
+
+def _columns(counts: pl.DataFrame, *names: str) -> list[Array]:
+    return [counts[name].to_numpy().astype(np.float64) for name in names]
+
+
+def identify(texts: pl.Series, counts: pl.DataFrame, config: LanguageConfig) -> pl.DataFrame:
+    """Language (zh, en, mixed, other) and script (Hans, Hant, mixed, neutral, Latn) of each text, from its counts."""
+    han, kana, hangul, latin, other = _columns(counts, "han", "kana", "hangul", "latin", "letters")
+    words, numbers, english = _columns(counts, "words", "number_words", "english_words")
+    letters = np.maximum(han + kana + hangul + latin + other, 1)
+    latin_words = np.maximum(words - han - kana - numbers, 0)
+    asian = (kana / letters >= config.foreign_share) | (hangul / letters >= config.foreign_share)
+    readable = (letters > 1) & ~asian & (other / letters < 0.5)
+    # A Han character is about 0.6 words. Latin words among Chinese are names and identifiers unless English grammar
+    # holds them together, so that running English is measured by its function words.
+    chinese_words = 0.6 * han
+    running_english = np.minimum(latin_words, english / ENGLISH_TYPICAL)
+    chinese_share = chinese_words / np.maximum(chinese_words + running_english, 1)
+    western = readable & (chinese_words < config.mixed_share * (chinese_words + latin_words)) & (latin / letters >= 0.5)
+    sure = english >= ENGLISH_SURE * latin_words
+
+    language = np.full(len(texts), "other", dtype=object)
+    language[readable & ~western & (han > 0)] = "mixed"
+    language[readable & ~western & (han > 0) & (chinese_share >= 1 - config.mixed_share)] = "zh"
+    language[western & sure] = "en"
+    for row in np.flatnonzero(western & ~sure):
+        if _latin_language(texts[int(row)], config.sample_characters) == "en":
+            language[row] = "en"
+    return pl.DataFrame(
+        {"language": pl.Series(language.tolist(), dtype=pl.String), "script": _script(counts, language, config)}
+    )
+
+
+def _latin_language(text: str, sample_characters: int) -> str:
+    """ISO 639-1 code that py3langid gives to a sample from the middle of the text."""
+    import py3langid
+
+    start = max(0, (len(text) - sample_characters) // 2)
+    return str(py3langid.classify(text[start : start + sample_characters])[0])
+
+
+def _script(counts: pl.DataFrame, language: Array, config: LanguageConfig) -> pl.Series:
+    hans, hant, han = _columns(counts, "hans", "hant", "han")
+    telling = np.maximum(hans + hant, 1)
+    script = np.full(len(language), "Latn", dtype=object)
+    script[(han > 0) & (language != "en")] = "neutral"
+    told = (hans + hant > 0) & (script == "neutral")
+    script[told & (hant / telling < config.script_share)] = "Hans"
+    script[told & (hans / telling < config.script_share)] = "Hant"
+    script[told & (np.minimum(hans, hant) / telling >= config.script_share)] = "mixed"
+    return pl.Series("script", script.tolist(), dtype=pl.String)

@@ -23,9 +23,10 @@ def text_buffers(texts: pl.Series) -> tuple[Array, Array]:
     """The UTF-8 bytes (uint8) and the offsets (int64, n + 1) of a string column; null reads as empty."""
     arrow = texts.fill_null("").rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offset_buffer, data_buffer = arrow.buffers()
-    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[arrow.offset : arrow.offset + len(arrow) + 1] if len(arrow) else np.zeros(1, np.int64)
-    data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer is not None and data_buffer.size else np.zeros(0, np.uint8)
-    # Kernels read a few bytes past a truncated sequence; Polars guarantees valid UTF-8, so none is.
+    if data_buffer is None or not len(arrow):
+        return np.zeros(0, np.uint8), np.zeros(len(arrow) + 1, np.int64)
+    offsets = np.frombuffer(offset_buffer, dtype=np.int64)[arrow.offset : arrow.offset + len(arrow) + 1]
+    data = np.frombuffer(data_buffer, dtype=np.uint8)
     return data[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
@@ -40,7 +41,10 @@ def decode(buffer: Array, i: int) -> tuple[int, int]:
     if first < 0xF0:
         return ((first & 0x0F) << 12) | ((np.int64(buffer[i + 1]) & 0x3F) << 6) | (np.int64(buffer[i + 2]) & 0x3F), 3
     return (
-        ((first & 0x07) << 18) | ((np.int64(buffer[i + 1]) & 0x3F) << 12) | ((np.int64(buffer[i + 2]) & 0x3F) << 6) | (np.int64(buffer[i + 3]) & 0x3F),
+        ((first & 0x07) << 18)
+        | ((np.int64(buffer[i + 1]) & 0x3F) << 12)
+        | ((np.int64(buffer[i + 2]) & 0x3F) << 6)
+        | (np.int64(buffer[i + 3]) & 0x3F),
         4,
     )
 
@@ -64,23 +68,26 @@ def mix(value: np.uint64) -> np.uint64:
 
 
 @numba.njit(cache=True)
-def _scan_units(buffer: Array, offsets: Array, classes: Array) -> tuple[Array, Array, Array]:
+def _scan_units(buffer: Array, offsets: Array, classes: Array) -> tuple[Array, Array, Array, Array]:
     documents = offsets.shape[0] - 1
     capacity = buffer.shape[0] // 2 + documents + 1  # a unit and what parts it from the next take two bytes or more
     hashes = np.empty(capacity, np.uint64)
     lengths = np.empty(capacity, np.int32)
     unit_offsets = np.zeros(documents + 1, np.int64)
+    numbers = np.zeros(documents, np.int64)
     count = 0
     for document in range(documents):
         i = offsets[document]
         end = offsets[document + 1]
         running = np.uint64(0)
         length = 0
+        digits = 0
         while i < end:
             code_point, width = decode(buffer, i)
             i += width
             kind = classify(code_point, classes)
             if kind == LATIN or kind == DIGIT or kind == LETTER or kind == HANGUL:
+                digits += kind == DIGIT
                 running = (running ^ np.uint64(code_point)) * np.uint64(0x9E3779B97F4A7C15)
                 running ^= running >> np.uint64(29)
                 length += 1
@@ -97,8 +104,9 @@ def _scan_units(buffer: Array, offsets: Array, classes: Array) -> tuple[Array, A
                 hashes[count] = mix(running)
                 lengths[count] = length
                 count += 1
+                numbers[document] += digits == length
                 running = np.uint64(0)
-                length = 0
+                length = digits = 0
             if kind == HAN or kind == KANA:
                 hashes[count] = mix(np.uint64(code_point) + np.uint64(0x9E3779B97F4A7C15))
                 lengths[count] = 1
@@ -107,12 +115,16 @@ def _scan_units(buffer: Array, offsets: Array, classes: Array) -> tuple[Array, A
             hashes[count] = mix(running)
             lengths[count] = length
             count += 1
+            numbers[document] += digits == length
         unit_offsets[document + 1] = count
-    return hashes[:count], lengths[:count], unit_offsets
+    return hashes[:count], lengths[:count], unit_offsets, numbers
 
 
-def measured_units(buffer: Array, offsets: Array) -> tuple[Array, Array, Array]:
-    """Units with their lengths: hashes (uint64, u), lengths in characters (int32, u), unit_offsets (int64, n + 1)."""
+def measured_units(buffer: Array, offsets: Array) -> tuple[Array, Array, Array, Array]:
+    """Units with their lengths: hashes (uint64, u), lengths in characters (int32, u), unit_offsets (int64, n + 1).
+
+    The fourth array counts the units of each document that are digits alone (int64, n).
+    """
     return _scan_units(buffer, offsets, character_classes())
 
 
@@ -122,5 +134,5 @@ def units(buffer: Array, offsets: Array) -> tuple[Array, Array]:
     Equal units have equal hashes in every process and on every machine. Letter case counts: fold the text first
     where it should not.
     """
-    hashes, _, unit_offsets = measured_units(buffer, offsets)
+    hashes, _, unit_offsets, _ = measured_units(buffer, offsets)
     return hashes, unit_offsets
