@@ -1,17 +1,128 @@
-"""Make one text of the many ways to write it down. (Configuration first; the body follows.)"""
+"""Make one text of the many ways to write it down, and say what was changed.
+
+Order matters: mojibake is undone before anything that would change its bytes, markup before white space. Chinese
+punctuation stays as it is; NFKC, which would make ASCII of it, is not used (datatrove disables its width fix for the
+same reason). Columns are treated whole by Polars; only suspect documents reach Python.
+"""
 
 from __future__ import annotations
 
+import html
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import polars as pl
+
+from data import mojibake
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizeConfig:
-    """What normalisation changes in a text."""
+    """What normalisation changes in a text. Line ends, control characters, NFC and white space always are."""
 
     width: bool = True
     """Full-width Latin letters and digits become half-width; Chinese punctuation stays."""
     markup: bool = True
-    """Left-over tags and entities are removed."""
+    """Left-over tags and entities are removed, outside code and where they are too many to be the subject."""
     mojibake: bool = True
     """Text decoded with the wrong charset is repaired where that is reversible, and flagged where it is not."""
+
+
+FULL_WIDTH = "０１２３４５６７８９ＡＢＣＤＥＦＧＨＩＪＫＬＭＮＯＰＱＲＳＴＵＶＷＸＹＺａｂｃｄｅｆｇｈｉｊｋｌｍｎｏｐｑｒｓｔｕｖｗｘｙｚ"
+HALF_WIDTH = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_WIDTH = str.maketrans(FULL_WIDTH, HALF_WIDTH)
+
+CONTROLS = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{80}-\x{9f}\x{ad}\x{200b}\x{200c}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}\x{feff}]+"
+SPACES = r"[\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}]"
+
+_ELEMENTS = (
+    "div|span|p|a|br|li|ul|ol|dl|dt|dd|td|th|tr|table|tbody|thead|img|script|style|strong|em|b|i|u|font|center|hr|pre|code|"
+    "blockquote|h[1-6]|section|article|header|footer|nav|form|input|button|label|iframe|html|head|body|meta|link|sup|sub|small|o:p"
+)
+TAG = rf"</?(?:{_ELEMENTS})(?:\s[^<>]{{0,400}}|\s*)/?>"
+ENTITY = r"&(?:nbsp|lt|gt|amp|quot|apos|ldquo|rdquo|lsquo|rsquo|mdash|ndash|hellip|middot|copy|emsp|ensp|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});"
+_TAG = re.compile(TAG, re.IGNORECASE)
+_BREAK = re.compile(
+    r"<br\s*/?>|</(?:div|p|li|tr|h[1-6]|table|ul|ol|blockquote|section|article|dt|dd)\s*>", re.IGNORECASE
+)
+_HIDDEN = re.compile(r"<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_ENTITY = re.compile(ENTITY)
+_ATTRIBUTE = re.compile(r"\s(?:style|class|id|href|src|align|width)\s*=", re.IGNORECASE)
+_CODE = re.compile(r"(```.*?```|~~~.*?~~~|`[^`\n]+`)", re.DOTALL)
+MARKUP_SHARE = 0.03
+"""A text with this share of its characters in tags is a page that was taken for text."""
+
+
+def strip_markup(text: str) -> str:
+    """The text without left-over HTML. A few bare tags, and tags in code, are what the text is about and stay."""
+    tags = _TAG.findall(text)
+    closed = len(tags) >= 2 and "</" in text
+    if closed and sum(map(len, tags)) >= MARKUP_SHARE * len(text):
+        # So much of it that the page was taken whole as text: its code went through the same mill
+        return _unescape(_TAG.sub("", _BREAK.sub("\n", _HIDDEN.sub("", text))))
+    parts = _CODE.split(text)
+    residue = closed and any(_ATTRIBUTE.search(tag) for tag in tags)
+    for position in range(0, len(parts), 2):
+        if residue:
+            parts[position] = _TAG.sub("", _BREAK.sub("\n", _HIDDEN.sub("", parts[position])))
+        parts[position] = _unescape(parts[position])
+    return "".join(parts)
+
+
+def _unescape(text: str) -> str:
+    return _ENTITY.sub(lambda match: html.unescape(match.group()), text)
+
+
+def _apply_to(texts: pl.Series, suspects: pl.Series, change: Callable[[str], str]) -> pl.Series:
+    """`change` applied to the texts that are suspect."""
+    rows = suspects.arg_true()
+    if not len(rows):
+        return texts
+    changed = pl.Series([change(text) for text in texts.gather(rows)], dtype=pl.String)
+    return texts.clone().scatter(rows, changed)
+
+
+def normalize(table: pl.DataFrame, config: NormalizeConfig) -> pl.DataFrame:
+    """`table` with `text` normalised and `normalize_changes`: the names of what changed, separated by commas.
+
+    `mojibake_lost` among them says that the text holds the traces of bytes that cannot be had back.
+    """
+    texts = table["text"].fill_null("")
+    changes: list[pl.Series] = []
+
+    def step(name: str, changed: pl.Series) -> None:
+        nonlocal texts
+        changes.append(pl.Series(name, changed != texts))
+        texts = changed
+
+    step("line_ends", _replace(texts, r"\r\n?", "\n"))
+    lost = pl.repeat(False, len(texts), dtype=pl.Boolean, eager=True)
+    if config.mojibake:
+        suspects = texts.str.contains(mojibake.SUSPECT)
+        step("mojibake", _apply_to(texts, suspects, mojibake.repair))
+        rows = suspects.arg_true()
+        lost = lost.scatter(rows, [mojibake.is_beyond_repair(text) for text in texts.gather(rows)])
+    if config.markup:
+        suspects = texts.str.contains(f"(?i){TAG}|{ENTITY}")
+        if "kind" in table.columns:
+            suspects = suspects & (table["kind"] != "code").fill_null(True)
+        step("markup", _apply_to(texts, suspects, strip_markup))
+    step("controls", _replace(_replace(texts, r"[\x{85}\x{2028}\x{2029}]", "\n"), CONTROLS, ""))
+    step("nfc", texts.str.normalize("NFC"))
+    if config.width:
+        step("width", _apply_to(texts, texts.str.contains("[０-９Ａ-Ｚａ-ｚ]"), lambda text: text.translate(_WIDTH)))
+    spaced = _replace(_replace(texts, SPACES, " "), r"[ \t]+\n", "\n")
+    step("white_space", _replace(spaced, r"\n{3,}", "\n\n").str.strip_chars("\n \t"))
+
+    changes.append(lost.alias("mojibake_lost"))
+    names = [pl.when(pl.col(changed.name)).then(pl.lit(changed.name)) for changed in changes]
+    joined = pl.DataFrame(changes).select(
+        pl.concat_str(names, separator=",", ignore_nulls=True).alias("normalize_changes")
+    )
+    return table.with_columns(texts.alias("text"), joined["normalize_changes"])
+
+
+def _replace(texts: pl.Series, pattern: str, replacement: str) -> pl.Series:
+    """Every match replaced; a column without any is handed back as it is, which costs a search alone."""
+    return texts.str.replace_all(pattern, replacement) if texts.str.contains(pattern).any() else texts
