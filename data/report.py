@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from data.shards import atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +29,15 @@ class ReportConfig:
         for name in ("examples", "pairs", "characters", "sample"):
             if getattr(self, name) < 0:
                 raise ValueError(f"report.{name} is {getattr(self, name)}: expected 0 or more")
+
+
+def write_report(workspace: Path, config: ReportConfig) -> Path:
+    """Write `report.html` into the workspace from the stages that are finished there; returns its path."""
+    # matplotlib takes a second to import, and every command reads this module for its settings
+    from data.report_page import render
+
+    path = workspace / "report.html"
+    page = render(workspace, config)
+    with atomic(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path

@@ -1,0 +1,145 @@
+"""The report's charts: matplotlib figures as inline SVG, their labels left as text in the page's own fonts."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("svg")
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Array = np.ndarray
+
+INK, QUIET, GRID = "#2b2d33", "#7b7f88", "#e7e5df"
+LANGUAGE_COLOURS = {"zh": "#c8452f", "en": "#2f6690", "mixed": "#8e6bad", "other": "#a9a69c", "": "#4f5d50"}
+KEPT_COLOUR, REJECTED_COLOUR, LINE_COLOUR = "#3a7d5c", "#d9a441", "#c8452f"
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: the page's fonts have Chinese, matplotlib's has not
+    "svg.hashsalt": "report",  # the same figure gives the same bytes
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": QUIET,
+    "axes.titlecolor": INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "text.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+def svg(figure: Figure, label: str) -> str:
+    """The figure as an SVG element that scales with the page; `label` is what a screen reader says."""
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{label}"', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+
+
+def axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty chart, its size in inches."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def short_number(value: float) -> str:
+    """1234567 -> 1.2M."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def stacked_bars(
+    rows: Sequence[str], series: Mapping[str, Sequence[float]], label: str, unit: str, width: float = 7.6
+) -> str:
+    """Horizontal bars, one a row, stacked by language; the total stands at the end of each."""
+    figure, axis = axes(width, 0.5 + 0.34 * len(rows))
+    places = np.arange(len(rows))[::-1]
+    left = np.zeros(len(rows))
+    for name, values in series.items():
+        if sum(values):
+            colour = LANGUAGE_COLOURS.get(name, "#777777")
+            axis.barh(places, values, left=left, height=0.62, color=colour, label=name or "all")
+            left += np.array(values, float)
+    for place, total in zip(places, left, strict=True):
+        axis.text(total + left.max() * 0.008, place, short_number(total), va="center", fontsize=8.5, color=QUIET)
+    axis.set_yticks(places, rows)
+    axis.set_xlim(0, max(left.max() * 1.09, 1))
+    axis.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    axis.set_xlabel(unit)
+    axis.grid(axis="y", visible=False)
+    if len(series) > 1:
+        axis.legend(loc="lower right", fontsize=8.5)
+    return svg(figure, label)
+
+
+def bars(rows: Sequence[str], values: Sequence[float], label: str, colours: Sequence[str], width: float = 7.6) -> str:
+    """Horizontal bars, one a row, each in its colour."""
+    figure, axis = axes(width, 0.4 + 0.27 * len(rows))
+    places = np.arange(len(rows))[::-1]
+    axis.barh(places, values, height=0.66, color=colours)
+    for place, value in zip(places, values, strict=True):
+        axis.text(value + max(values) * 0.008, place, f"{value:,.0f}", va="center", fontsize=8.5, color=QUIET)
+    axis.set_yticks(places, rows)
+    axis.set_xlim(0, max(max(values) * 1.1, 1))
+    axis.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    axis.grid(axis="y", visible=False)
+    return svg(figure, label)
+
+
+def s_curve(bands: int, rows: int, lines: Mapping[str, float], label: str) -> str:
+    """The probability that a pair becomes a candidate by its Jaccard, with the verification's lines."""
+    figure, axis = axes(4.6, 2.9)
+    jaccard = np.linspace(0, 1, 201)
+    axis.plot(jaccard, 1 - (1 - jaccard**rows) ** bands, color=LANGUAGE_COLOURS["en"], linewidth=2)
+    for number, (name, value) in enumerate(lines.items()):
+        axis.axvline(value, color=LINE_COLOUR, linewidth=1, linestyle=(0, (4, 3)))
+        axis.text(value + 0.012, 0.06 + 0.11 * number, f"{name} {value:g}", fontsize=8, color=LINE_COLOUR)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("Jaccard of the shingles")
+    axis.set_ylabel("becomes a candidate")
+    return svg(figure, label)
+
+
+def histogram(name: str, kept: Array, rejected: Array, low: float | None, high: float | None, label: str) -> str:
+    """A signal's distribution over kept and rejected documents, with the thresholds that it is judged by."""
+    figure, axis = axes(3.0, 1.75)
+    both = np.concatenate([kept, rejected])
+    lowest, highest = np.quantile(both, [0.002, 0.995]) if len(both) else (0.0, 1.0)
+    for limit in (low, high):
+        if limit is not None:
+            lowest, highest = min(lowest, limit), max(highest, limit)
+    if highest <= lowest:
+        highest = lowest + 1
+    span = highest - lowest
+    edges = np.linspace(lowest - 0.02 * span, highest + 0.02 * span, 41)
+    parts = [np.clip(kept, edges[0], edges[-1]), np.clip(rejected, edges[0], edges[-1])]
+    axis.hist(parts, bins=edges, stacked=True, color=[KEPT_COLOUR, REJECTED_COLOUR], label=["kept", "rejected here"])
+    for limit in (low, high):
+        if limit is not None:
+            axis.axvline(limit, color=LINE_COLOUR, linewidth=1.2)
+    axis.set_title(name, fontsize=9, loc="left")
+    axis.tick_params(labelsize=7.5)
+    axis.yaxis.set_major_formatter(lambda value, _: short_number(value))
+    axis.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    axis.grid(axis="x", visible=False)
+    return svg(figure, label)
