@@ -112,7 +112,7 @@ class TensorFolder:
                     raise FileNotFoundError(f"{path}: named by {INDEX_NAME} and missing")
                 absent = {name for name, file in places.items() if file == path} - set(_names_in(path))
                 if absent:
-                    raise ValueError(f"{path}: lacks {_listing(absent)}, which {INDEX_NAME} places there")
+                    raise ValueError(f"{path}: lacks {named_list(absent)}, which {INDEX_NAME} places there")
             return places
         single = self.folder / SINGLE_NAME
         if not single.exists():
@@ -149,8 +149,8 @@ def fill(model: nn.Module, shapes: dict[str, tuple[int, ...]], load: Callable[[s
     state = model.state_dict()
     missing, left_over = state.keys() - shapes.keys(), shapes.keys() - state.keys()
     if missing or left_over:
-        lines = [f"misses {_listing(missing)}"] if missing else []
-        lines += [f"has {_listing(left_over)}, which the model has not"] if left_over else []
+        lines = [f"misses {named_list(missing)}"] if missing else []
+        lines += [f"has {named_list(left_over)}, which the model has not"] if left_over else []
         raise ValueError(f"{origin}: {'; '.join(lines)}")
     for name, value in state.items():
         if shapes[name] != tuple(value.shape):
@@ -164,7 +164,8 @@ def fill(model: nn.Module, shapes: dict[str, tuple[int, ...]], load: Callable[[s
             value.copy_(tensor)
 
 
-def _listing(names: Iterable[str]) -> str:
+def named_list(names: Iterable[str]) -> str:
+    """Names in order, at most eight of them."""
     ordered = sorted(names)
     return ", ".join(ordered[:8]) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")
 
