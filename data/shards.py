@@ -1,8 +1,8 @@
 """Shards and small records on disk: written whole or not at all, and the same bytes for the same rows.
 
-A file is written under a temporary name in its own folder, flushed to the disk, and renamed. A reader therefore sees the
-old file, the new one, or none. Parquet is written with a fixed row-group size and compression and holds no time or host,
-so that two runs over the same rows give the same bytes and `digest` can tell.
+A file is written under a temporary name in its own folder, flushed to the disk, and renamed. A reader therefore sees
+the old file, the new one, or none. Parquet is written with a fixed row-group size and compression and holds no time or
+host, so that two runs over the same rows give the same bytes and `digest` can tell.
 """
 
 from __future__ import annotations
@@ -69,17 +69,15 @@ def read_json(path: Path) -> dict[str, object]:
 def write_shard(path: Path, table: pl.DataFrame) -> ShardFile:
     """Write one shard atomically and say what is now on disk."""
     with atomic(path) as temporary:
-        # the oldest compatibility level: plain large strings, which `datasets` and old readers know
         table.write_parquet(
             temporary, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, statistics=True
         )
-        described = ShardFile(
+        return ShardFile(
             documents=table.height,
             text_bytes=text_bytes(table),
             file_bytes=temporary.stat().st_size,
             digest=file_digest(temporary),
         )
-    return described
 
 
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:

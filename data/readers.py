@@ -1,0 +1,265 @@
+"""Readers: one input file to raw records, whatever its format, and never an exception for what the file holds.
+
+`read_records` yields one item for every record of the file in order, None for those that are no documents, so that a
+position in a file is a number of items and a run that was cut short can go on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import orjson
+
+from data.decompress import SUFFIXES, Compression, Limits, decompress
+from data.raw import EXCERPT, ByteBuffer, Problems, RawRecord
+from data.warc import read_warc
+
+if TYPE_CHECKING:
+    from data.sources import InputFile
+
+Format = Literal["warc", "wet", "jsonl", "json", "parquet", "text", "lines", "html", "huggingface"]
+FORMATS: tuple[str, ...] = get_args(Format)
+EXTENSIONS: dict[str, Format] = {
+    ".warc": "warc",
+    ".wet": "wet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+}
+BOM = b"\xef\xbb\xbf"
+READ_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Names of the fields of a JSON object or a table's row."""
+
+    text: str = "text"
+    """The document."""
+    id: str = "id"
+    """Its own id; where it is missing, file and record number stand for it."""
+    url: str = "url"
+    """Its address."""
+    date: str = "date"
+    """Its date."""
+    title: str = "title"
+    """Its title."""
+    license: str = "license"
+    """Its licence."""
+    language: str = "language"
+    """Its language, as a hint."""
+    source: str = "source"
+    """The data set that it came from."""
+
+
+def detect(path: str, head: bytes) -> tuple[Format, Compression] | None:
+    """Format and compression from a file's name, else from its first bytes; None if neither tells."""
+    name, compression = path.lower().rpartition("/")[2], "none"
+    for suffix, kind in SUFFIXES.items():
+        if name.endswith(suffix):
+            name, compression = name.removesuffix(suffix), kind
+    for suffix, form in EXTENSIONS.items():
+        if name.endswith(suffix):
+            return form, _checked(compression, head)
+    start = head.removeprefix(BOM).lstrip()
+    if head.startswith(b"PAR1"):
+        return "parquet", "none"
+    if start.startswith(b"WARC/"):
+        return "warc", "none"
+    if start.startswith(b"{"):
+        return "jsonl", "none"
+    if start[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "html", "none"
+    return None
+
+
+def _checked(compression: str, head: bytes) -> Compression:
+    """The compression that a name promises, unless the bytes are plainly text already (a common slip)."""
+    if compression == "gzip" and head[:1] in (b"{", b"<", b"W"):
+        return "none"
+    return compression  # type: ignore[return-value]
+
+
+def read_records(item: InputFile, problems: Problems, max_bytes: int, limits: Limits) -> Iterator[RawRecord | None]:
+    """All records of a file. Problems of the file as a whole are added to `problems`."""
+    if item.format == "huggingface":
+        yield from _read_huggingface(item, problems)
+        return
+    if item.format == "parquet":
+        yield from _read_parquet(item, problems)
+        return
+    try:
+        with item.open() as file:
+            pieces = iter(lambda: file.read(READ_BYTES), b"")
+            buffer = ByteBuffer(decompress(pieces, item.compression, limits), problems)
+            if not buffer.need(1):
+                problems.add("empty_file", "no bytes in it")
+            elif item.format in ("warc", "wet"):
+                yield from read_warc(buffer, problems, item.name, max_bytes)
+            elif item.format == "jsonl":
+                yield from _read_lines(buffer, item, max_bytes, _json_line)
+            elif item.format == "lines":
+                yield from _read_lines(buffer, item, max_bytes, _text_line)
+            else:
+                yield from _read_whole(buffer, item, problems, max_bytes)
+    except OSError as error:
+        problems.add("unreadable", str(error))
+
+
+def _read_lines(buffer: ByteBuffer, item: InputFile, max_bytes: int, parse) -> Iterator[RawRecord | None]:  # type: ignore[no-untyped-def]
+    """A record a line; blank lines are none. A line over `max_bytes` is passed over without being held."""
+    number = 0
+    while buffer.need(1):
+        length = buffer.find(b"\n", max_bytes + 1)
+        if length < 0 and len(buffer) > max_bytes:
+            head, size = _pass_line(buffer)
+            record = _set_aside(item, number, "line_too_long", str(size), head)
+        else:
+            line, broken = buffer.take(length + 1 if length >= 0 else len(buffer))
+            cut = broken or (length < 0 and buffer.gap_at is not None)
+            if number == 0:
+                line = line.removeprefix(BOM)
+            line = line.strip()
+            if cut:
+                record = _set_aside(item, number, "damaged_record", "bytes of the line are missing", line)
+            else:
+                record = parse(line, item, number) if line else None
+        yield record
+        number += 1
+
+
+def _pass_line(buffer: ByteBuffer) -> tuple[bytes, int]:
+    """Pass over the rest of a line: its beginning and its length."""
+    head, size = b"", 0
+    while True:
+        at = buffer.find(b"\n", len(buffer))
+        part, _ = buffer.take(at + 1 if at >= 0 else len(buffer))
+        head, size = head or part[: EXCERPT * 4], size + len(part)
+        if at >= 0 or not buffer.need(1):
+            return head, size
+
+
+def _set_aside(item: InputFile, number: int, fault: str, value: str, raw: bytes) -> RawRecord:
+    text = raw[: EXCERPT * 4].decode("utf-8", "replace")[:EXCERPT]
+    return RawRecord(source_id=f"{item.name}#{number}", text=text, fault=fault, fault_value=value[:200])
+
+
+def _text_line(line: bytes, item: InputFile, number: int) -> RawRecord:
+    return RawRecord(source_id=f"{item.name}#{number}", text=line.decode("utf-8", "replace"))
+
+
+def _json_line(line: bytes, item: InputFile, number: int) -> RawRecord:
+    """One line of JSON. Bytes that are not UTF-8 become U+FFFD, NULs go; what is no JSON even then is set aside."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        text = line.replace(b"\x00", b"").decode("utf-8", "replace")
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return _set_aside(item, number, "invalid_json", str(error), line)
+    return from_fields(value, item, number)
+
+
+def from_fields(value: object, item: InputFile, number: int) -> RawRecord:
+    """A JSON object or a table's row as a record."""
+    fields, where = item.fields, f"{item.name}#{number}"
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        return RawRecord(source_id=where, text=str(value)[:EXCERPT], fault="not_an_object", fault_value=kind)
+    own = {name: _string(value.get(getattr(fields, name))) for name in ("url", "date", "title", "license", "language")}
+    record = RawRecord(
+        source_id=_string(value.get(fields.id)) or where, source=_string(value.get(fields.source)) or None, **own
+    )
+    text = value.get(fields.text)
+    if isinstance(text, str):
+        record.text = text
+        return record
+    record.text = orjson.dumps(value, default=str).decode()[:EXCERPT]
+    if fields.text not in value:
+        record.fault, record.fault_value = "missing_text", f"no field '{fields.text}'"
+    elif text is None:
+        record.fault, record.fault_value = "null_text", f"field '{fields.text}' is null"
+    else:
+        record.fault, record.fault_value = "text_not_string", type(text).__name__
+    return record
+
+
+def _string(value: object) -> str | None:
+    if value is None or isinstance(value, (dict, list)):
+        return None
+    return str(value)
+
+
+def _read_whole(buffer: ByteBuffer, item: InputFile, problems: Problems, max_bytes: int) -> Iterator[RawRecord | None]:
+    """A file that is one document (text, HTML), or one JSON value: an object, or a list of records."""
+    buffer.need(max_bytes + 1)
+    content, broken = buffer.take(max_bytes + 1)
+    if len(content) > max_bytes:
+        yield _set_aside(item, 0, "file_too_large", f"over {max_bytes} bytes", content)
+    elif item.format == "html":
+        yield RawRecord(source_id=item.name, payload=content, content_type=None)
+    elif item.format == "text":
+        # a text file's charset is found as a page's is: the extractor decodes it
+        yield RawRecord(source_id=item.name, payload=content, content_type="text/plain")
+    else:
+        yield from _read_json(content, item, problems)
+    if broken:
+        problems.add("damaged_record", "bytes are missing in the middle")
+
+
+def _read_json(content: bytes, item: InputFile, problems: Problems) -> Iterator[RawRecord | None]:
+    text = content.removeprefix(BOM)
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) > 1 and lines[0].lstrip().startswith(b"{") and lines[0].rstrip().endswith(b"}"):
+            for number, line in enumerate(lines):  # JSON lines under the name .json
+                yield _json_line(line, item, number)
+            return
+        problems.add("invalid_json", str(error))
+        yield _set_aside(item, 0, "invalid_json", str(error), content)
+        return
+    for number, one in enumerate(value if isinstance(value, list) else [value]):
+        yield from_fields(one, item, number)
+
+
+def _read_parquet(item: InputFile, problems: Problems) -> Iterator[RawRecord | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with item.open() as file:
+            table = pq.ParquetFile(file)
+            names = table.schema_arrow.names
+            if item.fields.text not in names:
+                problems.add("missing_text_column", f"no column '{item.fields.text}'; it has {', '.join(names)[:300]}")
+                return
+            wanted = [name for name in vars(item.fields).values() if name in names]
+            number = 0
+            for batch in table.iter_batches(batch_size=1024, columns=wanted):
+                for row in batch.to_pylist():
+                    yield from_fields(row, item, number)
+                    number += 1
+    except (pa.ArrowInvalid, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        problems.add("corrupt_parquet", str(error).splitlines()[0][:300])
+
+
+def _read_huggingface(item: InputFile, problems: Problems) -> Iterator[RawRecord | None]:
+    import datasets
+
+    try:
+        rows = item.load_dataset()
+        for number, row in enumerate(rows):
+            yield from_fields(row, item, number)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        problems.add("unreadable", str(error).splitlines()[0][:300])

@@ -1,0 +1,193 @@
+"""Sources: what the YAML or `--input` names, expanded to the files there are, each with its format and fingerprint.
+
+The list of files is in a fixed order, whatever the file system's, so that shard numbers do not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import IO, Any, Literal
+
+import xxhash
+
+from data.decompress import Compression
+from data.readers import FORMATS, Fields, Format, detect
+
+Kind = Literal["prose", "code"]
+SAMPLE = 1 << 18
+"""Bytes read at the beginning, middle and end of a file for its fingerprint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of documents."""
+
+    path: str
+    """A file, a folder (all files below it), a glob, an fsspec URL, or with `format: huggingface` a data set's name."""
+    name: str | None = None
+    """What the corpus calls it; without it, the input file's name."""
+    format: Literal["auto", "warc", "wet", "jsonl", "json", "parquet", "text", "lines", "html", "huggingface"] = "auto"
+    """How it is read; `auto` goes by the file's name, then by its first bytes. `lines` is a document a line."""
+    fields: Fields = field(default_factory=Fields)
+    """Names of the fields of JSON objects and table rows."""
+    language: str | None = None
+    """A hint for the language, where a row has none of its own."""
+    license: str | None = None
+    """The licence, where a row has none of its own."""
+    kind: Kind = "prose"
+    """`code` has thresholds of its own."""
+    weight: float = 1.0
+    """How many times as often as others its documents are taken by the mix."""
+    subset: str | None = None
+    """`huggingface`: the configuration of the data set."""
+    split: str = "train"
+    """`huggingface`: the split."""
+    streaming: bool = True
+    """`huggingface`: read over the network as it goes, instead of downloading first."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("sources: path is empty: expected a file, folder, glob, URL or data set name")
+        if self.weight < 0:
+            raise ValueError(f"sources: {self.path}: weight is {self.weight}: expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """One file of a source; `name` is its own, from the source's folder on, and stands in source ids."""
+
+    path: str
+    name: str
+    source: SourceConfig
+    format: Format
+    compression: Compression
+    size: int
+    fingerprint: str
+
+    @property
+    def fields(self) -> Fields:
+        return self.source.fields
+
+    @property
+    def source_name(self) -> str:
+        return self.source.name or os.path.basename(self.name)
+
+    def open(self) -> IO[bytes]:
+        """The file's bytes as they lie. OSError if it cannot be opened."""
+        if "://" not in self.path:
+            return open(self.path, "rb")
+        import fsspec
+
+        return fsspec.open(self.path, "rb").open()  # type: ignore[no-any-return]
+
+    def load_dataset(self) -> Iterable[dict[str, Any]]:
+        """Rows of a Hugging Face data set: saved on disk, files of one, or by name from the hub."""
+        import datasets
+
+        source = self.source
+        if os.path.isfile(os.path.join(source.path, "dataset_info.json")):
+            return datasets.load_from_disk(source.path)  # type: ignore[no-any-return]
+        return datasets.load_dataset(  # type: ignore[no-any-return]
+            source.path, source.subset, split=source.split, streaming=source.streaming
+        )
+
+
+def find_inputs(sources: Iterable[SourceConfig]) -> tuple[list[InputFile], list[dict[str, str]]]:
+    """All input files in order, and what was passed over: paths that match nothing, files of no known format."""
+    files: list[InputFile] = []
+    problems: list[dict[str, str]] = []
+    for source in sources:
+        if source.format == "huggingface":
+            print_ = xxhash.xxh3_128_hexdigest(f"{source.path} {source.subset} {source.split}")
+            files.append(
+                InputFile(
+                    path=source.path, name=source.path, source=source, format="huggingface", compression="none",
+                    size=0, fingerprint=print_,
+                )
+            )  # fmt: skip
+            continue
+        found = _expand(source.path)
+        if not found:
+            problems.append({"file": source.path, "reason": "matches_nothing", "detail": "no file is there"})
+        for path, name in found:
+            item = _inspect(path, name, source)
+            if isinstance(item, str):
+                problems.append({"file": path, "reason": item, "detail": "passed over"})
+            else:
+                files.append(item)
+    return _name_apart(files), problems
+
+
+def _expand(path: str) -> list[tuple[str, str]]:
+    """(path, name) of every file that a source's path means, in the order of their names."""
+    if "://" in path:
+        return _expand_url(path)
+    if os.path.isdir(path):
+        found = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if not name.startswith(".")
+        ]
+        return sorted((one, os.path.relpath(one, path)) for one in found)
+    if os.path.isfile(path):
+        return [(path, os.path.basename(path))]
+    import glob
+
+    matched = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
+    base = os.path.dirname(path.split("*", 1)[0].split("?", 1)[0].split("[", 1)[0])
+    return [(one, os.path.relpath(one, base or ".")) for one in matched]
+
+
+def _expand_url(url: str) -> list[tuple[str, str]]:
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(url)
+    if system.isfile(path):
+        return [(url, os.path.basename(path))]
+    found = sorted(system.find(path)) if system.isdir(path) else sorted(system.glob(path))
+    base = path if system.isdir(path) else os.path.dirname(path.split("*", 1)[0])
+    return [(system.unstrip_protocol(one), os.path.relpath(one, base)) for one in found]
+
+
+def _inspect(path: str, name: str, source: SourceConfig) -> InputFile | str:
+    """A file with its format and fingerprint, or the reason why it is passed over."""
+    item = InputFile(
+        path=path, name=name, source=source, format="text", compression="none", size=0, fingerprint=""
+    )
+    try:
+        with item.open() as file:
+            head = file.read(SAMPLE)
+            size = file.seek(0, os.SEEK_END)
+            digest = xxhash.xxh3_128(f"{size}".encode() + head)
+            for start in (size // 2, max(0, size - SAMPLE)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE))
+    except OSError as error:
+        return f"unreadable: {error.strerror or error}"
+    known = detect(path, head)
+    if source.format != "auto":
+        assert source.format in FORMATS
+        known = (source.format, known[1] if known else _compression(path))  # type: ignore[assignment]
+    if known is None:
+        return "unknown_format"
+    return replace(item, format=known[0], compression=known[1], size=size, fingerprint=digest.hexdigest())
+
+
+def _compression(path: str) -> Compression:
+    from data.decompress import SUFFIXES
+
+    return next((kind for suffix, kind in SUFFIXES.items() if path.lower().endswith(suffix)), "none")
+
+
+def _name_apart(files: list[InputFile]) -> list[InputFile]:
+    """Give files of one name and source more of their path, so that `file#record` names one record."""
+    seen: dict[tuple[str, str], int] = {}
+    for item in files:
+        key = (item.source.name or "", item.name)
+        seen[key] = seen.get(key, 0) + 1
+    return [
+        replace(item, name=item.path) if seen[(item.source.name or "", item.name)] > 1 else item for item in files
+    ]

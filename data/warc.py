@@ -1,0 +1,202 @@
+"""WARC and WET records from a stream of bytes, through damage.
+
+A record's `Content-Length` is believed only if a new record (or the end) follows it. Where none does, the record's true
+end is looked for: the next `WARC/1.` after an empty line, inside what the length promised or behind it. Records that a
+gap in the stream has cut are set aside. (ISO 28500:2017, sections 4 to 6.)
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data.raw import ByteBuffer, Problems, RawRecord
+
+MARK = b"WARC/1."
+BOUNDARY = re.compile(rb"\r?\n\r?\n(?=WARC/1\.\d\r?\n)")
+HEADER_LIMIT = 1 << 20
+TEXT_TYPES = ("text/plain", "text/markdown", "text/x-markdown")
+PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
+
+
+@dataclass(slots=True)
+class _Block:
+    """One record's header and content."""
+
+    headers: dict[str, str]
+    content: bytes
+    fault: str | None
+    fault_value: str
+
+
+def read_warc(buffer: ByteBuffer, problems: Problems, name: str, max_bytes: int) -> Iterator[RawRecord | None]:
+    """Documents of a WARC or WET file in order; None for each record that is no document (requests, metadata)."""
+    for number, block in enumerate(_blocks(buffer, problems, max_bytes)):
+        kind = block.headers.get("warc-type", "")
+        if kind not in ("response", "resource", "conversion") and block.fault is None:
+            yield None
+            continue
+        record = RawRecord(
+            source_id=block.headers.get("warc-record-id", "").strip("<>") or f"{name}#{number}",
+            url=block.headers.get("warc-target-uri", "").strip("<>") or None,
+            date=block.headers.get("warc-date"),
+            content_type=block.headers.get("content-type"),
+            fault=block.fault,
+            fault_value=block.fault_value,
+        )
+        if block.fault is not None:
+            record.payload = block.content
+        elif kind == "conversion":
+            record.text, record.content_type = block.content.decode("utf-8", "replace"), None
+        else:
+            _fill_page(record, block.content, kind, max_bytes)
+        yield record
+
+
+def _blocks(buffer: ByteBuffer, problems: Problems, max_bytes: int) -> Iterator[_Block]:
+    while True:
+        while buffer.need(1) and buffer.data[buffer.start] in b"\r\n":
+            buffer.start += 1
+        if not buffer.need(1):
+            return
+        buffer.need(len(MARK))
+        if not buffer.data.startswith(MARK, buffer.start):
+            at = _skip_to_record(buffer)
+            problems.add("warc_out_of_step", f"{at} bytes that belong to no record were passed over")
+            continue
+        length = buffer.find(b"\r\n\r\n", HEADER_LIMIT)
+        header, broken = buffer.take(length + 4 if length >= 0 else len(MARK))
+        if length < 0:
+            problems.add("warc_header", "a record's header has no end")
+            _skip_to_record(buffer)
+            continue
+        headers = _parse_headers(header)
+        declared = headers.get("content-length", "")
+        block = _content(buffer, problems, headers, int(declared) if declared.isdigit() else -1, max_bytes)
+        if broken and block.fault is None:
+            block.fault, block.fault_value = "damaged_record", "the record's header is cut"
+        yield block
+
+
+def _content(buffer: ByteBuffer, problems: Problems, headers: dict[str, str], declared: int, max_bytes: int) -> _Block:
+    """The record's content, by its declared length if what follows agrees, else by the next record's beginning."""
+    name = headers.get("warc-record-id", "?")
+    if 0 <= declared <= max_bytes:
+        whole = buffer.need(declared)
+        if whole and _record_follows(buffer, declared):
+            content, broken = buffer.take(declared)
+            return _Block(headers, content, "damaged_record" if broken else None, "bytes are missing" if broken else "")
+        if not whole and not BOUNDARY.search(buffer.data, buffer.start):
+            content, _ = buffer.take(declared)
+            problems.add("truncated_record", f"{name}: {len(content)} of {declared} bytes")
+            return _Block(headers, content, "truncated_record", f"{len(content)} of {declared} bytes")
+    size, content, broken = _until_record(buffer, max_bytes)
+    if size > max_bytes:
+        return _Block(headers, content, "record_too_large", str(size))
+    if broken:
+        return _Block(headers, content, "damaged_record", "bytes are missing")
+    problems.add("warc_wrong_length", f"{name}: declares {declared} bytes, the next record begins after {size}")
+    return _Block(headers, content, None, "")
+
+
+def _record_follows(buffer: ByteBuffer, offset: int) -> bool:
+    """Whether an end of record stands at `offset`: blank lines, then a record or the end of the stream."""
+    buffer.need(offset + 4 + len(MARK))
+    behind = bytes(memoryview(buffer.data)[buffer.start + offset : buffer.start + offset + 4 + len(MARK)])
+    stripped = behind.lstrip(b"\r\n")
+    if buffer.gap_at is not None and buffer.gap_at >= buffer.start + offset:
+        return True
+    return not stripped or (stripped != behind and MARK.startswith(stripped[: len(MARK)]))
+
+
+def _until_record(buffer: ByteBuffer, max_bytes: int) -> tuple[int, bytes, bool]:
+    """Take bytes up to the next record: how many, the first `max_bytes` of them, whether some are missing."""
+    kept, size, broken = bytearray(), 0, False
+    while True:
+        found = BOUNDARY.search(buffer.data, buffer.start)
+        if found:
+            part, gap = buffer.take(found.start() - buffer.start)
+            done = True
+        else:  # keep back what may be the beginning of the boundary
+            part, gap = buffer.take(max(0, len(buffer) - 16))
+            done = not buffer.more()
+            if done:
+                rest, gap_too = buffer.take(len(buffer))
+                part, gap = part + rest, gap or gap_too
+        size, broken = size + len(part), broken or gap
+        kept += part[: max(0, max_bytes - len(kept))]
+        if done:
+            return size, bytes(kept), broken
+
+
+def _skip_to_record(buffer: ByteBuffer) -> int:
+    """Pass over bytes up to the next record or the end; returns how many."""
+    size, _, _ = _until_record(buffer, 0)
+    return size
+
+
+def _parse_headers(block: bytes) -> dict[str, str]:
+    """Header lines as a dictionary with lower-case names; the first line and malformed ones are left out."""
+    headers: dict[str, str] = {}
+    for line in block.decode("utf-8", "replace").splitlines()[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers.setdefault(name.strip().lower(), value.strip())
+    return headers
+
+
+def _fill_page(record: RawRecord, content: bytes, kind: str, max_bytes: int) -> None:
+    """Take the HTTP response apart: status, type, transfer and content encoding."""
+    if kind == "response":
+        head, found, body = content.partition(b"\r\n\r\n")
+        if not found:
+            head, found, body = content.partition(b"\n\n")
+        status = head.split(b"\n", 1)[0].split()
+        if not found or not head.startswith(b"HTTP/") or len(status) < 2:
+            record.fault, record.fault_value, record.payload = "not_http", head[:80].decode("latin-1"), content
+            return
+        headers = _parse_headers(head)
+        record.content_type = headers.get("content-type")
+        if status[1] != b"200":
+            record.fault, record.fault_value = "http_status", status[1].decode("latin-1")
+        content = _decode_body(record, body, headers, max_bytes)
+    mime = (record.content_type or "text/html").partition(";")[0].strip().lower()
+    if record.fault is None and mime not in PAGE_TYPES + TEXT_TYPES:
+        record.fault, record.fault_value = "content_type", mime
+    record.payload = content
+
+
+def _decode_body(record: RawRecord, body: bytes, headers: dict[str, str], max_bytes: int) -> bytes:
+    """Undo chunking and compression, if the bytes are really so (crawlers often leave the headers and undo both)."""
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        body = _unchunk(body)
+    encoding = headers.get("content-encoding", "").lower()
+    if encoding in ("gzip", "x-gzip", "deflate") and (body.startswith(b"\x1f\x8b") or encoding == "deflate"):
+        try:
+            inflater = zlib.decompressobj(47 if body.startswith((b"\x1f\x8b", b"\x78")) else -15)
+            plain = inflater.decompress(body, max_bytes + 1)
+        except (zlib.error, gzip.BadGzipFile):
+            return body
+        if len(plain) > max_bytes:
+            record.fault, record.fault_value = "decompression_bomb", f"over {max_bytes} bytes from {len(body)}"
+            return plain[:max_bytes]
+        return plain
+    return body
+
+
+def _unchunk(body: bytes) -> bytes:
+    """The data of a chunked body; the body itself if it is not chunked after all."""
+    out, position = [], 0
+    while True:
+        end = body.find(b"\r\n", position)
+        size = body[position:end].split(b";")[0].strip() if end >= 0 else b""
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size):
+            return b"".join(out) if out else body
+        count = int(size, 16)
+        if count == 0:
+            return b"".join(out)
+        out.append(body[end + 2 : end + 2 + count])
+        position = end + 2 + count + 2
