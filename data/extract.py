@@ -1,9 +1,24 @@
-"""HTML bytes to readable text. (Configuration first; the body follows.)"""
+"""HTML bytes to readable text: charset, main content, and the shape of what a reader saw.
+
+The main content is found by trafilatura (Barbaresi 2021) without its slower fallbacks, or by resiliparse where speed
+matters more. Its tree is written out here rather than by trafilatura, so that headings, lists, tables and code keep
+their shape and Chinese paragraphs are neither glued together nor spaced apart. A page that is too large, too deep or
+takes too long costs itself alone.
+"""
 
 from __future__ import annotations
 
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Literal
+
+from data.charset import decode
+from data.render import render
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +26,7 @@ class ExtractConfig:
     """How a page becomes text."""
 
     method: Literal["accurate", "fast"] = "accurate"
-    """`accurate` is trafilatura's extraction; `fast` is resiliparse's main content, several times quicker and less precise."""
+    """`accurate` is trafilatura's extraction; `fast` is resiliparse's main content: several times quicker, less precise."""
     max_bytes: int = 5_000_000
     """A page of more bytes is set aside unread."""
     max_depth: int = 200
@@ -24,3 +39,129 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         if self.max_bytes < 1 or self.max_depth < 1 or self.max_seconds <= 0:
             raise ValueError("extract: max_bytes, max_depth and max_seconds must be positive")
+
+
+Status = Literal["ok", "too_large", "too_deep", "too_slow", "no_text", "unreadable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """What came of a page. `status` is `ok`, or the reason for which the page is set aside; `detail` its measure."""
+
+    text: str | None
+    title: str | None
+    charset: str | None
+    status: Status
+    detail: str | None = None
+
+
+class _TooSlow(Exception):
+    pass
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TooSlow after `seconds` of wall time. Only a process's main thread can be interrupted; others run free."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+_NESTING = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)([^<>]*)>")
+_FLAT = frozenset(
+    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "option", "thead", "tbody", "tfoot", "colgroup", "script", "style"]
+)
+
+
+def nesting(page: str) -> int:
+    """How deep the elements of a page nest, at most. Elements that may be left unclosed are not counted."""
+    depth = deepest = 0
+    for match in _NESTING.finditer(page):
+        if match.group(2).lower() in _FLAT:
+            continue
+        if match.group(1):
+            depth -= depth > 0
+        elif not match.group(3).endswith("/"):
+            depth += 1
+            deepest = max(deepest, depth)
+    return deepest
+
+
+def extract_html(
+    payload: bytes, *, content_type: str | None = None, url: str = "", config: ExtractConfig | None = None
+) -> Extraction:
+    """The readable text of a page, or the reason for which it has none. Never raises for what a page holds."""
+    config = config or ExtractConfig()
+    if len(payload) > config.max_bytes:
+        return Extraction(text=None, title=None, charset=None, status="too_large", detail=f"{len(payload)} bytes")
+    charset: str | None = None
+    try:
+        with _time_limit(config.max_seconds):
+            page, charset = decode(payload, content_type)
+            depth = nesting(page)
+            if depth > config.max_depth:
+                return Extraction(text=None, title=None, charset=charset, status="too_deep", detail=f"{depth} levels")
+            title, text = (_accurate if config.method == "accurate" else _fast)(page, url)
+    except _TooSlow:
+        detail = f"{config.max_seconds:g} seconds"
+        return Extraction(text=None, title=None, charset=charset, status="too_slow", detail=detail)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        AssertionError,
+        RecursionError,
+        LookupError,
+    ) as error:
+        # the extractors are other people's code over hostile input: their errors are the page's
+        return Extraction(text=None, title=None, charset=charset, status="unreadable", detail=type(error).__name__)
+    if len(text) < config.min_characters:
+        return Extraction(text=text, title=title, charset=charset, status="no_text", detail=f"{len(text)} characters")
+    return Extraction(text=text, title=title, charset=charset, status="ok")
+
+
+def _accurate(page: str, url: str) -> tuple[str | None, str]:
+    import trafilatura
+    from lxml import html
+
+    parser = html.HTMLParser(
+        encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False, default_doctype=False
+    )
+    cleaned = page.replace("\x00", "").encode("utf-8", "replace")
+    if not cleaned.strip():
+        return None, ""
+    tree = html.document_fromstring(cleaned, parser=parser, ensure_head_body=True)
+    titles = tree.xpath("//head/title")
+    title = " ".join(titles[0].text_content().split()) or None if titles else None
+    document = trafilatura.bare_extraction(
+        tree,
+        url=url or None,
+        no_fallback=True,
+        include_comments=False,
+        include_tables=True,
+        include_formatting=True,
+        as_dict=False,
+    )
+    return title, "" if document is None else render(document.body)
+
+
+def _fast(page: str, url: str) -> tuple[str | None, str]:
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.html import HTMLTree
+
+    tree = HTMLTree.parse(page)
+    text = extract_plain_text(tree, main_content=True, preserve_formatting=True, alt_texts=False, links=False)
+    return tree.title or None, text.strip()

@@ -106,7 +106,8 @@ def repair(text: str) -> str:
     if _GBK_AS_LATIN.search(text):
         # UTF-8 read as Latin-1 looks so too, but then its stretches make sense as UTF-8
         fixed = _UTF8_STRETCH.sub(_undo_utf8_stretch, text)
-        text = fixed if _common_share(fixed) >= 0.7 else _undo_gbk_as_latin(text)
+        undone = len(_HIGH_STRETCH.findall(fixed)) < 0.5 * len(_HIGH_STRETCH.findall(text))
+        text = fixed if undone and _common_share(fixed) >= 0.7 else _undo_gbk_as_latin(text)
     for _ in range(2):  # text goes wrong twice now and then
         if not _LATIN_SUSPECT.search(text):
             break
