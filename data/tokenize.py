@@ -225,9 +225,7 @@ def _rows(shard: Path, limit: int | None) -> Iterator[tuple[str | None, str]]:
     except pyarrow.ArrowException as error:
         raise ValueError(f"{shard}: not a Parquet shard ({error})") from error
     if missing:
-        raise ValueError(
-            f"{shard}: lacks the columns {', '.join(sorted(missing))}; run the stages from annotate to mix"
-        )
+        raise ValueError(f"{shard}: lacks the columns {', '.join(sorted(missing))}; run the stages up to mix")
     left = limit if limit is not None else file.metadata.num_rows
     for batch in file.iter_batches(batch_size=512, columns=["text", "language", "kind"]):
         columns = (batch.column(name).to_pylist() for name in ("text", "language", "kind"))

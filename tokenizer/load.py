@@ -45,7 +45,7 @@ class Tokenizer:
         added = self._plain.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         """All ids of special tokens, those without a role here among them."""
-        self._bytes_of_id = _bytes_of_tokens(self._plain, json.loads(definition), self.special_ids)
+        self._bytes_of_id = token_bytes_of(self._plain, json.loads(definition))
         self.byte_lengths: npt.NDArray[np.int32] = np.zeros(vocab_size, dtype=np.int32)
         """(vocab_size,) UTF-8 bytes that each token stands for; 0 for special and padding ids."""
         self.byte_lengths[: self.token_count] = [len(value) for value in self._bytes_of_id]
@@ -118,19 +118,20 @@ def bytes_of_stand_ins() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(rest)}
 
 
-def _bytes_of_tokens(backend: tokenizers.Tokenizer, definition: dict, special_ids: frozenset[int]) -> list[bytes]:
+def token_bytes_of(backend: tokenizers.Tokenizer, definition: dict) -> list[bytes]:
+    """The UTF-8 bytes of every id of any tokenizer, given its parsed tokenizer.json; empty for special tokens."""
     byte_level = (definition.get("decoder") or {}).get("type") == "ByteLevel"
     stand_ins = bytes_of_stand_ins()
     added = backend.get_added_tokens_decoder()
     values: list[bytes] = []
     for token_id in range(backend.get_vocab_size(with_added_tokens=True)):
         token = backend.id_to_token(token_id)
-        if token_id in special_ids or token is None:
+        if token is None or (token_id in added and added[token_id].special):
             values.append(b"")
         elif token_id in added:
             values.append(token.encode())
         elif byte_level:
-            values.append(bytes(stand_ins[character] for character in token))
+            values.append(bytes(stand_ins[character] for character in token if character in stand_ins))
         elif is_byte_piece(token):
             values.append(bytes([int(token[3:5], 16)]))
         else:
