@@ -113,6 +113,16 @@ class ByteBuffer:
             self.gap_at = None
         return taken, broken
 
+    def gap(self) -> int | None:
+        """Offset from the front of the first place where bytes are missing; None if none is known."""
+        return None if self.gap_at is None else max(0, self.gap_at - self.start)
+
+    def take_to_gap(self) -> bytes:
+        """The bytes before the first gap, which is then done with."""
+        taken, _ = self.take(self.gap() or 0)
+        self.gap_at = None
+        return taken
+
     def find(self, pattern: bytes, limit: int) -> int:
         """Offset of `pattern` from the front within `limit` bytes, or -1."""
         searched = 0

@@ -115,35 +115,41 @@ def read_records(item: InputFile, problems: Problems, max_bytes: int, limits: Li
 
 
 def _read_lines(buffer: ByteBuffer, item: InputFile, max_bytes: int, parse) -> Iterator[RawRecord | None]:  # type: ignore[no-untyped-def]
-    """A record a line; blank lines are none. A line over `max_bytes` is passed over without being held."""
+    """A record a line; blank lines are none. A line over `max_bytes` is passed over without being held.
+
+    Where bytes are missing the line ends: what comes behind a gap is a member's beginning, most often a line's too.
+    """
     number = 0
-    while buffer.need(1):
+    while buffer.need(1) or buffer.gap_at is not None:
         length = buffer.find(b"\n", max_bytes + 1)
         if length < 0 and len(buffer) > max_bytes:
             head, size = _pass_line(buffer)
             record = _set_aside(item, number, "line_too_long", str(size), head)
+        elif (gap := buffer.gap()) is not None and (length < 0 or gap <= length):
+            line = buffer.take_to_gap().strip()
+            if not line:
+                continue
+            record = _set_aside(item, number, "damaged_record", "bytes of the line are missing", line)
         else:
-            line, broken = buffer.take(length + 1 if length >= 0 else len(buffer))
-            cut = broken or (length < 0 and buffer.gap_at is not None)
-            if number == 0:
-                line = line.removeprefix(BOM)
-            line = line.strip()
-            if cut:
-                record = _set_aside(item, number, "damaged_record", "bytes of the line are missing", line)
-            else:
-                record = parse(line, item, number) if line else None
+            line, _ = buffer.take(length + 1 if length >= 0 else len(buffer))
+            line = (line.removeprefix(BOM) if number == 0 else line).strip()
+            record = parse(line, item, number) if line else None
         yield record
         number += 1
 
 
 def _pass_line(buffer: ByteBuffer) -> tuple[bytes, int]:
-    """Pass over the rest of a line: its beginning and its length."""
+    """Pass over the rest of a line, or to where bytes are missing: its beginning and its length."""
     head, size = b"", 0
     while True:
-        at = buffer.find(b"\n", len(buffer))
-        part, _ = buffer.take(at + 1 if at >= 0 else len(buffer))
+        at, gap = buffer.find(b"\n", len(buffer)), buffer.gap()
+        if gap is not None and (at < 0 or gap <= at):
+            part = buffer.take_to_gap()
+        else:
+            part, _ = buffer.take(at + 1 if at >= 0 else len(buffer))
+            gap = None
         head, size = head or part[: EXCERPT * 4], size + len(part)
-        if at >= 0 or not buffer.need(1):
+        if at >= 0 or gap is not None or not buffer.need(1):
             return head, size
 
 
