@@ -1,0 +1,119 @@
+"""Held-out bits per byte: how many bits a model needs for a byte of text that it has not seen.
+
+Of each held-out window the first half is context and the second is scored (objectives/heldout.py), by `[gMASK]` for a
+blank-infilling model and left to right for a causal one, so that the two families and any tokenizer compare. The bytes
+are the scored tokens' own UTF-8 lengths; `<|endoftext|>` is neither scored nor counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from objectives.config import ObjectiveConfig
+from objectives.heldout import HeldoutRows, heldout_rows
+from tokenizer.special_tokens import SpecialTokens
+
+Documents = Sequence[NDArray[np.integer]]
+
+
+@dataclass
+class HeldoutSet:
+    """The rows that are scored, by language, made once and scored as often as wanted."""
+
+    batches: dict[str, list[HeldoutRows]]
+    """For each language, batches of rows."""
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages, in order."""
+        return list(self.batches)
+
+    def rows(self, language: str) -> int:
+        """Number of rows of a language."""
+        return sum(len(rows.batch.tokens) for rows in self.batches[language])
+
+
+def language_of(source: str) -> str:
+    """The language of a source folder's name: zh of zh-prose."""
+    return source.split("-")[0]
+
+
+def build_heldout_set(
+    documents: Mapping[str, Iterable[NDArray[np.integer]]],
+    objective: ObjectiveConfig,
+    window: int,
+    special: SpecialTokens,
+    byte_lengths: NDArray[np.int32],
+    *,
+    rows_per_language: int | None = None,
+    rows_in_batch: int = 8,
+) -> HeldoutSet:
+    """The rows of each source's documents (`zh-prose`, ...), joined by language; `rows_per_language` bounds them."""
+    by_language: dict[str, list[Iterable[NDArray[np.integer]]]] = {}
+    for source in sorted(documents):
+        by_language.setdefault(language_of(source), []).append(documents[source])
+    batches: dict[str, list[HeldoutRows]] = {}
+    for language, parts in by_language.items():
+        rows_in = min(rows_in_batch, rows_per_language or rows_in_batch)
+        made = heldout_rows(
+            itertools.chain.from_iterable(parts), objective, window, special, byte_lengths, rows_in_batch=rows_in
+        )
+        taken = list(itertools.islice(made, math.ceil(rows_per_language / rows_in)) if rows_per_language else made)
+        if any(int(rows.target_bytes.sum()) for rows in taken):
+            batches[language] = taken
+    if not batches:
+        raise ValueError("the validation shards hold no document of two tokens or more: nothing can be scored")
+    return HeldoutSet(batches)
+
+
+@torch.no_grad()
+def token_nats(model: nn.Module, rows: HeldoutRows, device: torch.device) -> NDArray[np.float64]:
+    """(B, S) nats of each scored target that stands for bytes, 0 elsewhere."""
+    batch = rows.batch
+    targets = np.where(rows.target_bytes > 0, batch.targets, -1)
+
+    def tensor(array: NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    output = model(
+        tokens=tensor(batch.tokens.astype(np.int64)),
+        positions=tensor(batch.positions.astype(np.int64)),
+        document=tensor(batch.document),
+        context_end=tensor(batch.context_end),
+        targets=tensor(targets.astype(np.int64)),
+    )
+    return output.losses.double().cpu().numpy()
+
+
+def bits_per_byte(model: nn.Module, heldout: HeldoutSet, device: torch.device) -> dict[str, float]:
+    """Bits per byte of each language. The model's mode (training or not) is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        result = {}
+        for language, batches in heldout.batches.items():
+            nats = sum(float(token_nats(model, rows, device).sum()) for rows in batches)
+            result[language] = nats / math.log(2) / scored_bytes(batches)
+    finally:
+        model.train(was_training)
+    return result
+
+
+def scored_bytes(batches: Iterable[HeldoutRows]) -> int:
+    """Bytes that the scored targets of some batches stand for."""
+    return sum(int(rows.target_bytes.sum(dtype=np.int64)) for rows in batches)
+
+
+def scored_tokens(batches: Iterable[HeldoutRows]) -> Iterator[NDArray[np.int32]]:
+    """The scored targets that stand for bytes, batch by batch: what a model of tokens alone has to score."""
+    for rows in batches:
+        yield rows.batch.targets[rows.target_bytes > 0]

@@ -1,0 +1,154 @@
+"""Command line of the trainer: pretrain, plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from command_line import Parser, run_commands
+from data.token_shards import TokenShard, find_shards
+from evaluation.bits_per_byte import HeldoutSet, bits_per_byte, build_heldout_set
+from tokenizer.load import Tokenizer, load_tokenizer
+from trainer import checkpoints, devices
+from trainer.config import RunConfig, StageConfig, with_total_steps
+from trainer.loop import Run, Stopped, checkpoints_position, train
+from trainer.metrics import open_sinks
+from trainer.parallel import build_sharded, wait_for_all
+from trainer.plan import plan, plan_lines
+from trainer.run_folder import check_data, prepare
+
+
+def pretrain_command(argv: list[str]) -> int:
+    """Train a run to its end, or go on with it."""
+    parser = Parser("python -m trainer pretrain", "train a model; run again to go on with a run", config=RunConfig)
+    parser.add_argument(
+        "--data", type=str, required=True, help="folder of the stage tokenize, with train/ and validation/"
+    )
+    parser.add_argument(
+        "--tokenizer", type=str, required=True, help="tokenizer folder that the token shards were made with"
+    )
+    parser.add_argument("--run", type=str, required=True, help="run folder; it goes on if the folder has a run")
+    parser.add_argument("--steps", type=int, default=None, help="steps of the run instead of the configuration's")
+    args = parser.read(argv)
+    tokenizer = load_tokenizer(args.tokenizer)
+    config = complete(args.config, tokenizer, args.steps)
+    folder, data = Path(args.run), Path(args.data)
+    check_data(data, tokenizer)
+    world = devices.read_world()
+    device = devices.choose_device(config.devices.device, world.local_rank)
+    devices.join_processes(device, world)
+    try:
+        if world.is_first:
+            prepare(folder, config, Path(args.tokenizer))
+        wait_for_all()
+        return _pretrain(config, folder, data, tokenizer, device, world)
+    finally:
+        devices.leave_processes()
+
+
+def complete(config: RunConfig, tokenizer: Tokenizer, steps: int | None) -> RunConfig:
+    """The configuration with the vocabulary of the tokenizer and the number of steps that was asked for."""
+    if steps is not None:
+        config = with_total_steps(config, steps)
+    size = config.model.vocab_size
+    if size not in (0, tokenizer.vocab_size):
+        raise ValueError(
+            f"model.vocab_size: {size} is not the tokenizer's {tokenizer.vocab_size}; write 0 to take the tokenizer's"
+        )
+    for stage in config.stages:
+        stage.objective.check_model(config.model.mtp.num_layers)
+        if stage.data.window > config.model.max_positions:
+            raise ValueError(
+                f"stage {stage.name}: data.window {stage.data.window} is more than model.max_positions "
+                f"{config.model.max_positions}"
+            )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+
+
+def _pretrain(
+    config: RunConfig, folder: Path, data: Path, tokenizer: Tokenizer, device: torch.device, world: devices.World
+) -> int:
+    def say(text: str) -> None:
+        if world.is_first:
+            print(text, file=sys.stderr, flush=True)
+
+    resume_from = checkpoints.last_whole(folder, checkpoints.warn if world.is_first else lambda _: None)
+    position = checkpoints_position(resume_from)
+    if position.step >= config.total_steps:
+        say(f"{folder}: all {config.total_steps} steps are done")
+        return 0
+    devices.set_threads(config.devices.threads or position.threads, world)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    model = build_sharded(config.model, device, config.seed, world)
+    evaluator = Evaluator(config, data, tokenizer, device)
+    sinks = (
+        open_sinks(folder, config.log, config.total_steps, position.step if resume_from else -1)
+        if world.is_first
+        else []
+    )
+    run = Run(
+        config=config, folder=folder, data=data, tokenizer=tokenizer, device=device, world=world,
+        sinks=sinks, evaluate=evaluator, say=say,
+    )  # fmt: skip
+    try:
+        train(run, model, resume_from)
+    except Stopped as reason:
+        say(str(reason))
+        return 0
+    say(
+        f"{folder}: {config.total_steps} steps done; next: python -m evaluation bits-per-byte --run {folder} --data {data}"
+    )
+    return 0
+
+
+class Evaluator:
+    """Held-out bits per byte for the loop; the rows of a stage's window and objective are made once."""
+
+    def __init__(self, config: RunConfig, data: Path, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.config, self.data, self.tokenizer, self.device = config, data, tokenizer, device
+        self.sets: dict[str, HeldoutSet] = {}
+
+    def __call__(self, model: nn.Module, stage: StageConfig) -> dict[str, Any]:
+        """The line's figures: bits per byte of each language."""
+        if stage.name not in self.sets:
+            shards = find_shards(self.data / "validation")
+            documents = {
+                source: (shard[i] for prefix in prefixes for shard in [TokenShard(prefix)] for i in range(len(shard)))
+                for source, prefixes in shards.items()
+            }
+            self.sets[stage.name] = build_heldout_set(
+                documents, stage.objective, stage.data.window, self.tokenizer.special, self.tokenizer.byte_lengths,
+                rows_per_language=self.config.evaluation.rows_per_language,
+                rows_in_batch=self.config.evaluation.batch_rows,
+            )  # fmt: skip
+        return {"heldout_bits_per_byte": bits_per_byte(model, self.sets[stage.name], self.device)}
+
+
+def plan_command(argv: list[str]) -> int:
+    """Count a run's parameters and operations."""
+    parser = Parser("python -m trainer plan", "parameters and operations of a run, before it is run", config=RunConfig)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.read(argv)
+    figures = plan(args.config.model)
+    print(json.dumps(figures, ensure_ascii=False) if args.json else "\n".join(plan_lines(figures)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run_commands(
+            "python -m trainer",
+            {
+                "pretrain": (pretrain_command, "train a model; run again to go on with a run"),
+                "plan": (plan_command, "parameters and operations of a run, before it is run"),
+            },
+        )
+    )

@@ -1,0 +1,50 @@
+"""The gradient's norm over all processes, and clipping by it."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from trainer.optimizers import local_part
+from trainer.parallel import sum_over_processes
+
+# What a parameter's name says of the part that it belongs to, in the order in which it is asked.
+PARTS = (
+    ("embedding", re.compile(r"embed_tokens|embed_positions|lm_head")),
+    ("mtp", re.compile(r"^mtp\.")),
+    ("indexer", re.compile(r"indexer")),
+    ("router", re.compile(r"\.gate\.weight$")),
+    ("experts", re.compile(r"experts")),
+    ("norm", re.compile(r"norm")),
+    ("attention", re.compile(r"attn|attention")),
+    ("feed_forward", re.compile(r"")),
+)
+
+
+def part_of(name: str) -> str:
+    """Which part of the model a parameter belongs to."""
+    return next(part for part, pattern in PARTS if pattern.search(name))
+
+
+@torch.no_grad()
+def gradient_norms(model: nn.Module, loss_scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The norm of the whole gradient and of each part's, over all processes, with the loss scale taken out."""
+    squares: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            squares.setdefault(part_of(name), []).append(local_part(parameter.grad))
+    parts = list(squares)
+    sums = torch.stack([torch.stack(torch._foreach_norm(squares[part])).square().sum() for part in parts])
+    sums = sum_over_processes(sums)
+    norms = sums.sqrt() / loss_scale
+    return sums.sum().sqrt() / loss_scale, dict(zip(parts, norms, strict=True))
+
+
+@torch.no_grad()
+def clip(model: nn.Module, norm: Tensor, largest: float, loss_scale: Tensor) -> None:
+    """Scale gradients in place so that their norm, which is `norm`, is at most `largest` (0: only unscale them)."""
+    factor = torch.ones_like(norm) if largest == 0 else (largest / (norm + 1e-6)).clamp(max=1.0)
+    gradients = [local_part(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    torch._foreach_mul_(gradients, factor / loss_scale)

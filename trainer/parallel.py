@@ -1,0 +1,64 @@
+"""More than one process around a finished model: FSDP2, and the few sums that a step takes over all processes.
+
+Parameters, gradients and optimiser state are sharded, a block at a time (Zhao et al., arXiv 2304.11277; PyTorch's
+`fully_shard`). The model itself knows nothing of it. FSDP2 divides gradients by the number of processes; the loss is
+multiplied by it before the backward pass, so that the sum over all targets is what is divided by their weight.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from model.build import build_model
+from model.config import ModelConfig
+from model.initialisation import initialise
+from trainer.devices import World
+
+
+def build_sharded(config: ModelConfig, device: torch.device, seed: int, world: World) -> nn.Module:
+    """The model with its initial weights on `device`, sharded over all processes when there are more than one.
+
+    The weights are the same for any number of processes.
+    """
+    if world.size == 1:
+        return build_model(config, device, seed)
+    mesh = init_device_mesh(device.type, (world.size,), mesh_dim_names=("data",))
+    model = build_model(config, "meta", seed)
+    for block in [*model.layers, *model.mtp]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device=device)
+    initialise(model, config, seed)
+    return model
+
+
+def synchronize_gradients(model: nn.Module, wanted: bool) -> None:
+    """Whether the next backward pass reduces gradients over processes: only the last micro-batch of a step has to."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(wanted)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of `values` over all processes, in place; `values` itself when there is one."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def broadcast_object(value: object) -> object:
+    """The first process's `value`, on every process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()

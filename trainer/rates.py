@@ -1,0 +1,28 @@
+"""How much of the device a run uses: operations of the model (MFU) and of the hardware (HFU) over the device's peak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from model.config import ModelConfig
+from model.flops import flops_per_token
+from trainer.config import StageConfig
+from trainer.devices import World, peak_flops
+
+
+def model_flops_utilization(
+    model: ModelConfig, stage: StageConfig, line: Mapping[str, Any], device: torch.device, world: World
+) -> tuple[float | None, float | None]:
+    """MFU and HFU of a log line, or None for a device whose peak is not known (every CPU).
+
+    Attention is counted as causal over the window; operations are counted, not measured, so that runs compare.
+    """
+    peak = peak_flops(device)
+    if peak is None:
+        return None, None
+    flops = flops_per_token(model, (stage.data.window + 1) / 2)
+    rate = line["tokens_per_second"] / (peak * world.size)
+    return flops.training * rate, flops.training * rate
