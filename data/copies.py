@@ -126,7 +126,10 @@ def sign_shard(collection: Collection, shard: int, table: pl.DataFrame) -> None:
     texts = table.select(collection.numbers(shard, table.height), "text")
     if following is not None:
         texts = texts.with_columns(
-            pl.when(pl.col("document").is_in(following["document"].implode())).then(None).otherwise("text").alias("text")
+            pl.when(pl.col("document").is_in(following["document"].implode()))
+            .then(None)
+            .otherwise("text")
+            .alias("text")
         )
     units, offsets = folded_units(texts["text"])
     _save_units(collection, shard, units, offsets)
@@ -225,7 +228,7 @@ def join_bands(collection: Collection) -> int:
 def verify_part(collection: Collection, number: int) -> dict[str, int]:
     """Judge one part of the candidates; returns how many pairs each clause joined or refused."""
     config = collection.config
-    pairs = pl.read_parquet(collection.part("candidates", number))
+    pairs = pl.read_parquet(collection.part("candidates", number), glob=False)
     pairs = pairs.with_columns(
         pl.Series("left_shard", collection.shard_of(pairs["left"].to_numpy())),
         pl.Series("right_shard", collection.shard_of(pairs["right"].to_numpy())),
@@ -266,7 +269,8 @@ def join_pairs(collection: Collection) -> None:
     members = [pl.DataFrame(schema=MEMBER_SCHEMA)]
     joined = pl.DataFrame(schema={"left": pl.UInt64, "right": pl.UInt64, "jaccard": pl.Float32})
     if verified:
-        joined = pl.scan_parquet(verified).filter(pl.col("clause") > 0).select("left", "right", "jaccard").collect()
+        judged = pl.scan_parquet(verified, glob=False)
+        joined = judged.filter(pl.col("clause") > 0).select("left", "right", "jaccard").collect()
     documents, roots = connected(joined["left"].to_numpy(), joined["right"].to_numpy())
     near = pl.DataFrame({"document": documents, "root": roots})
     ends = [joined.select(pl.col(side).alias("document"), "jaccard") for side in ("left", "right")]
@@ -277,11 +281,9 @@ def join_pairs(collection: Collection) -> None:
         )
     )
     if followers:
-        exact = pl.read_parquet(followers).join(near, left_on="leader", right_on="document", how="left")
+        exact = pl.read_parquet(followers, glob=False).join(near, left_on="leader", right_on="document", how="left")
         exact = exact.with_columns(pl.coalesce("root", "leader").alias("root"))
-        members.append(
-            exact.select("document", "root", pl.lit("exact").alias("rule"), pl.lit("1.0").alias("value"))
-        )
+        members.append(exact.select("document", "root", pl.lit("exact").alias("rule"), pl.lit("1.0").alias("value")))
         alone = exact.join(near, left_on="leader", right_on="document", how="anti").select("leader").unique()
         members.append(
             alone.select(
@@ -296,7 +298,7 @@ def join_pairs(collection: Collection) -> None:
 
 def choose_survivors(collection: Collection, members: pl.DataFrame) -> pl.DataFrame:
     """`members` with the survivor's number and id, and the cluster's size."""
-    described = pl.scan_parquet(parts(collection.work / "documents"))
+    described = pl.scan_parquet(parts(collection.work / "documents"), glob=False)
     table = members.lazy().join(described, on="document", how="inner").collect()
     # best first: high quality, great length, early date, small id; a null is worse than any value
     descending = {"quality": True, "length": True, "date": False, "id": False}

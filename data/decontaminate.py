@@ -44,7 +44,7 @@ class DecontaminateConfig:
     """N-grams in more documents of the corpus than this are common (licences, proverbs) and left out."""
     gap: int = 16
     """Hits of one item at most this many units apart are one span, and a span reaches at most this far beyond its
-    hits to where the item begins and ends."""
+    hits to where the item's string begins and ends."""
     coverage: float = 0.3
     """A span is a leak when it holds this share of one of the item's strings ..."""
     long_span: int = 40
@@ -201,11 +201,13 @@ def _judge(
     parts = [held[a:b] for a, b in pairwise(bounds) if b - a >= config.shortest_words]
     if covered < config.long_span and not any(part.mean() >= config.coverage for part in parts):
         return None
-    # an edit near either end of the leak hides the n-grams there: reach as far as the item does
+    # an edit near either end of the leak hides the n-grams there: reach as far as the string that the hit is in does
     place, at, _ = hits[0]
-    first = max(0, place - min(at - begin, config.gap))
+    string = begin + int(bounds[np.searchsorted(bounds, at - begin, side="right") - 1])
+    first = max(0, place - min(at - string, config.gap))
     place, at, length = max(hits, key=lambda hit: hit[0] + hit[2])
-    last = min(units, place + length + min(end - at - length, config.gap))
+    string = begin + int(bounds[np.searchsorted(bounds, at + length - begin, side="left")])
+    last = min(units, place + length + min(string - at - length, config.gap))
     return Leak(item=item, first=first, last=last, covered=covered)
 
 

@@ -86,6 +86,8 @@ def fold_table() -> Array:
     for code_point, target in _han_classes().items():
         simplified[code_point] = target
     folded = simplified[folded]
+    while (folded[folded] != folded).any():  # what one rule gives, another may fold again
+        folded = folded[folded]
     classes = np.full(FOLD_SIZE, character_classes()[0x4E00], np.int64)
     classes[:TABLE_SIZE] = character_classes()
     kinds = classes[folded]

@@ -47,7 +47,7 @@ def read_range(paths: list[Path], key: str, low: int, high: int) -> pl.DataFrame
     chosen = column >= pl.lit(low, pl.UInt64)
     if high < KEY_SPACE:
         chosen = chosen & (column < pl.lit(high, pl.UInt64))
-    return pl.scan_parquet(paths).filter(chosen).collect().sort(key, maintain_order=True)
+    return pl.scan_parquet(paths, glob=False).filter(chosen).collect().sort(key, maintain_order=True)
 
 
 def read_ranges(

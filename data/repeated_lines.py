@@ -130,11 +130,9 @@ def join_lines(work: Path, config: RepeatedLinesConfig, memory_mb: int) -> int:
     host_parts = parts(work / "hosts")
     if not host_parts:
         return 0
-    hosts = pl.scan_parquet(host_parts).group_by("host").agg(pl.col("host_documents").sum()).collect()
+    hosts = pl.scan_parquet(host_parts, glob=False).group_by("host").agg(pl.col("host_documents").sum()).collect()
     total = 0
-    for number, table in enumerate(
-        read_ranges(parts(work / "lines"), "key", memory_mb=memory_mb, bytes_per_row=96)
-    ):
+    for number, table in enumerate(read_ranges(parts(work / "lines"), "key", memory_mb=memory_mb, bytes_per_row=96)):
         repeated = (
             table.group_by("key", "host")
             .agg(pl.col("documents").sum())
@@ -153,8 +151,8 @@ def shard_repeated(work: Path, shard: int) -> Array:
     repeated = parts(work / "repeated")
     if not repeated:
         return np.zeros(0, np.uint64)
-    own = pl.scan_parquet(work / "lines" / f"{shard:05d}.parquet").select("key")
-    keys = pl.scan_parquet(repeated).select("key").join(own, on="key", how="semi").collect()
+    own = pl.scan_parquet(work / "lines" / f"{shard:05d}.parquet", glob=False).select("key")
+    keys = pl.scan_parquet(repeated, glob=False).select("key").join(own, on="key", how="semi").collect()
     return np.sort(keys["key"].to_numpy())
 
 

@@ -60,7 +60,7 @@ class Stage:
     def scan(self, part: str) -> pl.LazyFrame | None:
         """All rows of one part; None if it holds no shard."""
         paths = self.shards(part)
-        return pl.scan_parquet(paths, missing_columns="insert", extra_columns="ignore") if paths else None
+        return pl.scan_parquet(paths, glob=False, missing_columns="insert", extra_columns="ignore") if paths else None
 
 
 @dataclass(frozen=True, kw_only=True)

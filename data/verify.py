@@ -199,14 +199,14 @@ def sample_pairs(verified: list[Path], documents: list[Path], each: int = 200) -
     if not verified:
         strings = {"left_id": pl.String, "right_id": pl.String, "clause": pl.String}
         return pl.DataFrame(schema={name: strings.get(name, pl.Float32) for name in columns})
-    pairs = pl.scan_parquet(verified).with_columns(pl.col("similarity").fill_nan(None))
+    pairs = pl.scan_parquet(verified, glob=False).with_columns(pl.col("similarity").fill_nan(None))
     chosen = []
     for number, name in enumerate(CLAUSES):
         nearness = pl.coalesce("similarity", "jaccard") if name in ("refused", "edited") else pl.col("jaccard")
         ranked = pairs.filter(pl.col("clause") == number).with_columns(nearness.alias("nearness"))
         ranked = ranked.sort(["nearness", "left", "right"], descending=[name == "refused", False, False])
         chosen.append(ranked.head(each).drop("nearness").collect())
-    ids = pl.scan_parquet(documents).select("document", "id")
+    ids = pl.scan_parquet(documents, glob=False).select("document", "id")
     return (
         pl.concat(chosen)
         .lazy()

@@ -1,0 +1,155 @@
+"""Leaks of evaluation sets: found whatever their dress, cut with care, and nothing else touched."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import opencc
+import polars as pl
+import pytest
+
+from data.decontaminate import DecontaminateConfig, build_index, cut, decontaminate, merge, widen
+from data.evaluation_sets import read_items
+from data.folding import fold
+from data.overlap import documents_holding, scan
+from data.shingles import folded_units
+
+QUESTION_ZH = "近年来，上海郊区瓜果飘香，鲜花争艳，影响该变化的主要原因是什么？请结合材料说明理由。"
+OPTIONS_ZH = ["(A)市场需求变化", "(B)劳动力减少", "(C)城市热岛效应加剧", "(D)水资源减少"]
+QUESTION_EN = "Gabriel wants to buy a car for $10000 and a phone for $800. How much money does he still need then?"
+FILLER_ZH = "".join(f"第{i}段说的是窗外的雨和书里的人，写到第{i * 3}页就停了。\n" for i in range(30))
+FILLER_EN = "".join(f"Paragraph {i} tells of rain at the window and of page {i * 3} in a book. " for i in range(30))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DecontaminateConfig:
+    path = tmp_path / "exam.jsonl"
+    rows = [{"question": QUESTION_ZH, "options": OPTIONS_ZH}, {"question": QUESTION_EN, "answer": "He needs 5600."}]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return DecontaminateConfig(against=(str(path),))
+
+
+def table_of(*texts: str) -> pl.DataFrame:
+    ids = [f"d{i}" for i in range(len(texts))]
+    return pl.DataFrame({"id": ids, "text": texts}, schema={"id": pl.String, "text": pl.String})
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        QUESTION_ZH + "\n" + "\n".join(OPTIONS_ZH),
+        opencc.OpenCC("s2tw").convert(QUESTION_ZH),
+        QUESTION_ZH.replace("，", ", ").replace("上海", "上 海"),
+        QUESTION_EN.upper(),
+        QUESTION_EN.replace(" ", "\n"),
+        QUESTION_EN.replace("phone", "telephone"),
+    ],
+)
+def test_a_leak_is_cut_and_its_neighbours_stay(config: DecontaminateConfig, leak: str) -> None:
+    filler = FILLER_ZH if "上" in leak else FILLER_EN
+    text = f"{filler}\n{leak}\n{filler}"
+    kept, rejected, hits = decontaminate(table_of(text, filler), build_index(config), config)
+    assert rejected.is_empty()
+    assert kept["spans_cut"].to_list() == [1, 0]
+    assert kept["text"][1] == filler
+    assert kept["text"][0].replace("\n", "") == (filler + filler).replace("\n", "")
+    assert hits["set"].to_list() == ["exam.jsonl"]
+    assert hits["action"].to_list() == ["cut"]
+    assert text[hits["start"][0] : hits["stop"][0]].strip() in leak + "\n"
+
+
+def test_a_document_that_is_a_leak_is_dropped(config: DecontaminateConfig) -> None:
+    kept, rejected, hits = decontaminate(table_of(QUESTION_ZH, FILLER_ZH), build_index(config), config)
+    assert kept["id"].to_list() == ["d1"]
+    assert rejected["rejected_by"].to_list() == ["decontaminate.leak"]
+    assert rejected["text"].to_list() == [QUESTION_ZH]
+    assert float(rejected["rejected_value"][0]) > 0.9
+    assert hits["action"].to_list() == ["dropped"]
+
+
+def test_short_strings_and_passing_likeness_are_no_leak(config: DecontaminateConfig) -> None:
+    texts = [f"{FILLER_ZH}影响该变化的主要原因是市场需求变化。", f"{FILLER_EN} He wants to buy a car and a phone."]
+    kept, rejected, hits = decontaminate(table_of(*texts), build_index(config), config)
+    assert kept["text"].to_list() == texts
+    assert rejected.is_empty()
+    assert hits.is_empty()
+
+
+def test_common_ngrams_are_left_out(tmp_path: Path) -> None:
+    stem = "Read the following passage with care and then choose the best answer to the question below it"
+    path = tmp_path / "set.json"
+    items = [{"input": f"{stem}: the colour of number {i} times {i * i} is what", "id": f"q{i}"} for i in range(30)]
+    path.write_text(json.dumps({"canary": "do not train", "examples": items}), encoding="utf-8")
+    config = DecontaminateConfig(against=(str(path),))
+    index = build_index(config)
+    text = pl.Series("text", [f"{FILLER_EN}\n{stem}.\n{FILLER_EN}"])
+    assert documents_holding(index, text).sum() == 0
+    assert documents_holding(build_index(DecontaminateConfig(against=(str(path),), common_items=50)), text).sum() > 0
+    assert set(index.items) == {"0", *(f"q{i}" for i in range(30))}
+    thinned = index.without(np.ones(len(index.grams), bool))
+    assert len(scan(*folded_units(pl.Series([items[0]["input"]])), thinned)[0]) == 0
+
+
+def test_scan_finds_what_string_search_finds(config: DecontaminateConfig) -> None:
+    """Against `str.find` over words: every window of eight words of the item, and no other."""
+    index = build_index(config)
+    words = fold(pl.Series([QUESTION_EN.replace("$", "")]))[0].replace(".", " ").replace("?", "").split()
+    generator = np.random.default_rng(0)
+    texts = [" ".join(words[a : a + n]) + " end" for a, n in generator.integers(0, 18, (200, 2))]
+    documents, places, _ = scan(*folded_units(pl.Series("text", texts)), index)
+    ours = set(zip(documents.tolist(), places.tolist(), strict=True))
+    joined = " ".join(words) + " he needs 5600"
+    expected = set()
+    for number, text in enumerate(texts):
+        units = text.split()
+        for place in range(len(units) - 7):
+            if f" {' '.join(units[place : place + 8])} " in f" {joined} ":
+                expected.add((number, place))
+    assert ours == expected
+    assert len(expected) > 100
+
+
+def test_every_format_is_read(tmp_path: Path) -> None:
+    rows = [{"id": "x", "q": {"text": "first string"}, "a": ["second string", 3, None]}, {"q": "third string"}]
+    (tmp_path / "a.json").write_text(json.dumps({"data": rows}))
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    pl.DataFrame({"q": ["first string", "third string"]}).write_parquet(tmp_path / "d.parquet")
+    (tmp_path / "e.txt").write_text("first string\n\nthird string\n")
+    (tmp_path / "README.md").write_text("not an evaluation set")
+    names = ("a.json", "b.jsonl", "c.jsonl.gz", "d.parquet", "e.txt")
+    found = list(read_items((str(tmp_path),)))
+    assert [item.set for item in found] == [name for name in names for _ in range(2)]
+    assert found[0].strings == ("x", "first string", "second string")
+    assert found[0].item == "x"
+    assert found[1].strings == ("third string",)
+    assert len(list(read_items((f"{tmp_path}/*.jsonl*",)))) == 4
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing-here"):
+        list(read_items((str(tmp_path / "nothing-here*"),)))
+    (tmp_path / "broken.jsonl").write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"broken\.jsonl"):
+        list(read_items((str(tmp_path / "broken.jsonl"),)))
+    with pytest.raises(ValueError, match=r"decontaminate\.margin"):
+        DecontaminateConfig(margin=-1)
+
+
+def test_spans_grow_to_sentences_merge_and_leave() -> None:
+    text = "One. Two is here. Three."
+    assert widen(text, 7, 10, 40) == (5, 18)
+    assert widen("x" * 100, 50, 60, 10) == (40, 70)
+    assert merge([(5, 9), (1, 3), (3, 4), (8, 12)]) == [(1, 4), (5, 12)]
+    assert cut("one\ntwo\nthree", [(4, 8)]) == "one\nthree"
+
+
+def test_no_evaluation_set_is_no_change() -> None:
+    config = DecontaminateConfig()
+    kept, rejected, hits = decontaminate(table_of(FILLER_EN), build_index(config), config)
+    assert kept["text"].to_list() == [FILLER_EN]
+    assert rejected.is_empty()
+    assert hits.is_empty()

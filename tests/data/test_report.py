@@ -1,0 +1,105 @@
+"""The report: it stands alone, its numbers are the records', and text from the web cannot run in it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from data.report import ReportConfig, write_report
+from data.shards import write_json, write_shard
+
+HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> 正文"
+
+
+class Links(HTMLParser):
+    """Collects tags, and whatever in attributes would be fetched or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attributes:
+            if name in ("src", "srcset", "data") or (name == "href" and not (value or "").startswith("#")):
+                self.fetched.append(f"{tag} {name}={value}")
+            assert not name.startswith("on"), f"{tag} {name}={value}"
+
+
+def documents(number: int, text: str, **columns: object) -> pl.DataFrame:
+    table = pl.DataFrame(
+        {
+            "id": [f"{text[:2]}{i:030x}" for i in range(number)],
+            "source_id": [f"s{i}" for i in range(number)],
+            "url": [f"http://host{i % 3}.example/{i}" for i in range(number)],
+            "host": [f"host{i % 3}.example" for i in range(number)],
+            "text": [f"{text} {i}" for i in range(number)],
+            "language": ["zh" if i % 3 else "en" for i in range(number)],
+            "script": ["Hans" if i % 3 else "Latn" for i in range(number)],
+        }
+    )
+    return table.with_columns(pl.lit(value).alias(name) for name, value in columns.items())
+
+
+def save(workspace: Path, stage: str, kept: pl.DataFrame, rejected: pl.DataFrame, **more: object) -> None:
+    files = {}
+    for part, table in (("kept", kept), ("rejected", rejected)):
+        files[f"{part}/00000.parquet"] = write_shard(workspace / stage / part / "00000.parquet", table).to_dict()
+    counts = {
+        "read": {"documents": kept.height + rejected.height, "bytes": 1000},
+        "kept": {"documents": kept.height, "bytes": 900},
+        "rejected": {"documents": rejected.height, "bytes": 100},
+    }
+    record = {"counts": counts, "problems": [], "facts": {}, "files": files, "config": {}, "run": {"seconds": 2.0}}
+    write_json(workspace / stage / "stage.json", record | more)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    folder = tmp_path / "a [workspace]"
+    rejected = documents(40, HOSTILE, rejected_by="filter.words", rejected_value="3 < 50")
+    save(folder, "filter", documents(100, "kept"), rejected)
+    copies = documents(9, "copy", rejected_by="deduplicate.near", rejected_value="0.91")
+    problem = {"file": "<b>bad</b>.warc", "reason": "truncated", "detail": "at byte 3"}
+    save(folder, "deduplicate", documents(91, "kept", cluster_size=2), copies, problems=[problem])
+    return folder
+
+
+def test_the_page_stands_alone_and_runs_nothing(workspace: Path) -> None:
+    page = write_report(workspace, ReportConfig()).read_text(encoding="utf-8")
+    links = Links()
+    links.feed(page)
+    assert links.fetched == []
+    assert "script" not in links.tags
+    assert "img" not in links.tags
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", page)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;b&gt;bad&lt;/b&gt;.warc" in page
+
+
+def test_numbers_are_those_of_the_records(workspace: Path) -> None:
+    page = write_report(workspace, ReportConfig()).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr><td>(\w+)</td><td>([\d,]+)</td><td>[^<]*</td><td>([\d,]+)</td>", page)
+    assert rows == [("filter", "100", "40"), ("deduplicate", "91", "9")]
+    assert "filter.words" in page
+    assert "3 &lt; 50" in page
+    assert "deduplicate.near" in page
+
+
+def test_the_same_workspace_gives_the_same_examples(workspace: Path) -> None:
+    config = ReportConfig(examples=2)
+    pages = [write_report(workspace, config).read_text(encoding="utf-8").rsplit("<footer", 1)[0] for _ in range(2)]
+    assert pages[0] == pages[1]
+    assert pages[0].count("value 3 &lt; 50") == 2
+
+
+def test_an_empty_workspace_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="data run"):
+        write_report(tmp_path, ReportConfig())
+    with pytest.raises(ValueError, match=r"report\.examples"):
+        ReportConfig(examples=-1)
