@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data.character_kernels import CHARACTER_COUNTS, scan_characters
 from data.language import LanguageConfig, identify
 from data.line_kernels import LINE_COUNTS, scan_lines
 from data.repetition_kernels import BLOCK_COUNTS, REPETITION_COUNTS, scan_blocks, scan_repetition
@@ -48,6 +49,7 @@ def count(texts: pl.Series) -> pl.DataFrame:
     hashes, lengths, unit_offsets, number_words = measured_units(buffer, offsets)
     columns: dict[str, Array] = {"number_words": number_words}
     for names, counts in (
+        (CHARACTER_COUNTS, scan_characters(buffer, offsets)),
         (LINE_COUNTS, scan_lines(buffer, offsets)),
         (WORD_COUNTS, scan_words(hashes, lengths, unit_offsets)),
         (REPETITION_COUNTS, scan_repetition(hashes, lengths, unit_offsets)),

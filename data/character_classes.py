@@ -25,6 +25,10 @@ SPACE = 7  # every white space except a line feed
 NEWLINE = 8
 PUNCTUATION = 9
 CONTROL = 10  # control and format characters
+CLASS_NAMES = (
+    "symbols", "han", "kana", "hangul", "latin", "letters", "digits", "spaces", "newlines", "punctuation", "controls",
+)  # fmt: skip
+"""The classes by number, as the counts of them are called."""
 
 ENDS_SENTENCE = 1  # a line may end here: 。！？…；： and .!?
 CLOSES = 2  # quotes and brackets that may follow such a mark
@@ -35,7 +39,7 @@ FUNCTION = 32  # Chinese function characters of both scripts
 HANS = 64  # written so in Simplified Chinese alone
 HANT = 128  # written so in Traditional Chinese alone
 RARE = 256  # Han characters outside both GB 2312 and the first level of Big5
-DAMAGE = 512  # what decoding with the wrong charset leaves behind: U+FFFD, 锟 of 锟斤拷, C1 controls, private use
+DAMAGE = 512  # what decoding with the wrong charset leaves behind: U+FFFD and C1 controls
 
 TABLE_SIZE = 0x20000
 
@@ -116,7 +120,6 @@ def character_roles() -> np.ndarray:
     table[sorted(simplified - traditional)] |= HANS
     table[[point for point in range(0x3400, 0xA000) if _is_rare(chr(point))]] |= RARE
     table[0x80:0xA0] |= DAMAGE
-    table[0xE000:0xF900] |= DAMAGE
-    table[[0xFFFD, ord("锟")]] |= DAMAGE
+    table[0xFFFD] |= DAMAGE
     table.setflags(write=False)
     return table

@@ -1,8 +1,9 @@
-"""The Numba kernel that counts characters and lines: what the shares of `data/signals.py` are made of.
+"""The Numba kernel that reads lines: how they begin and end, how wide they are, and whether they read as prose.
 
-One pass over the UTF-8 bytes keeps the state of the line that is being read: its width in columns, whether it ends as
-a sentence does, whether it pauses inside, what it begins with. Words are counted in `data/word_kernels.py`, what
-repeats in `data/repetition_kernels.py`.
+Prose is told without a dictionary. A stretch of a line (the line, or a cell of a table) reads as a sentence when it
+ends as one and is of some width, or when it is wide and pauses inside, as lines of wrapped text do; and when it pauses
+often enough for its width. A bar of menu entries on one line is wide and does not pause, or has more gaps than pauses.
+Widths are in columns: a Han character, kana or hangul takes two.
 """
 
 from __future__ import annotations
@@ -14,68 +15,62 @@ from data.character_classes import (
     BULLET,
     CLOSES,
     CONTROL,
-    DAMAGE,
     DIGIT,
     ENDS_SENTENCE,
-    FUNCTION,
     HAN,
     HANGUL,
-    HANS,
-    HANT,
     KANA,
     LATIN,
     NEWLINE,
-    OTHER,
     PAUSES,
-    PUNCTUATION,
-    RARE,
     SPACE,
     STOP,
     character_classes,
     character_roles,
 )
+from data.character_kernels import url_end
 from data.text_kernels import Array, classify, decode
 
-# Columns of `scan_lines`. The first eleven are the character classes themselves, in their own order.
-CLASSES = (
-    "symbols",
-    "han",
-    "kana",
-    "hangul",
-    "latin",
-    "letters",
-    "digits",
-    "spaces",
-    "newlines",
-    "punctuation",
-    "controls",
-)
 LINE_COUNTS = (
-    *CLASSES, "characters", "hashes", "ellipses", "curly_brackets", "capitals", "bracketed", "sentences",
-    "url_characters", "urls", "hans", "hant", "function_characters", "all_lines", "lines", "bullet_lines", "list_lines",
-    "ellipsis_lines", "terminal_lines", "stop_lines", "short_lines", "narrow_lines", "prose_characters", "rare_han", "damaged",
+    "all_lines", "lines", "bullet_lines", "list_lines", "ellipsis_lines", "terminal_lines", "stop_lines", "short_lines",
+    "narrow_lines", "sentences", "prose_characters",
 )  # fmt: skip
 (
-    CHARACTERS, HASHES, ELLIPSES, CURLY, CAPITALS, BRACKETED, SENTENCES, URL_CHARACTERS, URLS, HANS_COUNT, HANT_COUNT,
-    FUNCTION_CHARACTERS, ALL_LINES, LINES, BULLET_LINES, LIST_LINES, ELLIPSIS_LINES, TERMINAL_LINES, STOP_LINES, SHORT_LINES,
-    NARROW_LINES, PROSE_CHARACTERS, RARE_HAN, DAMAGED,
-) = range(11, len(LINE_COUNTS))  # fmt: skip
+    ALL_LINES, LINES, BULLET_LINES, LIST_LINES, ELLIPSIS_LINES, TERMINAL_LINES, STOP_LINES, SHORT_LINES,
+    NARROW_LINES, SENTENCES, PROSE_CHARACTERS,
+) = range(len(LINE_COUNTS))  # fmt: skip
 
-FULL_WIDTH_MARKS = 0x3000  # sentence marks from here on need no space after them
-PROSE_COLUMNS = 12  # a line that ends like a sentence is prose from this width on (a Han character is two columns)
-WRAPPED_COLUMNS = 48  # a line that only pauses inside is prose from this width on: text wrapped at a fixed width
+FULL_WIDTH_MARKS = 0x2026  # sentence marks from here on (… 。！？) need no space after them
+SENTENCE_COLUMNS = 12
+WRAPPED_COLUMNS = 48
+COLUMNS_A_PAUSE = 150
 NARROW_COLUMNS = 24
 
 
-@numba.njit(cache=True)
-def _starts_url(buffer: Array, i: int, end: int) -> bool:
-    """Whether `http://`, `https://` or `www.` stands at byte i."""
-    if buffer[i] == 104:
-        if i + 7 >= end or buffer[i + 1] != 116 or buffer[i + 2] != 116 or buffer[i + 3] != 112:
-            return False
-        j = i + 5 if buffer[i + 4] == 115 else i + 4
-        return buffer[j] == 58 and buffer[j + 1] == 47 and j + 2 < end and buffer[j + 2] == 47
-    return buffer[i] == 119 and i + 4 < end and buffer[i + 1] == 119 and buffer[i + 2] == 119 and buffer[i + 3] == 46
+@numba.njit(cache=True, inline="always")
+def _reads_as_prose(columns: int, pauses: int, gaps: int, ended: bool) -> bool:
+    breaths = pauses + ended
+    if columns > COLUMNS_A_PAUSE * breaths or gaps > breaths:
+        return False
+    return columns >= WRAPPED_COLUMNS or (ended and columns >= SENTENCE_COLUMNS)
+
+
+@numba.njit(cache=True, inline="always")
+def _role(code_point: int, roles: Array) -> int:
+    return np.int64(roles[code_point]) if code_point < roles.shape[0] else 0
+
+
+@numba.njit(cache=True, inline="always")
+def _count_line(
+    length: int, width: int, first: int, last: int, dots: int, ended: bool, classes: Array, roles: Array, row: Array
+) -> None:
+    row[LINES] += 1
+    row[SHORT_LINES] += length <= 30
+    row[NARROW_LINES] += width <= NARROW_COLUMNS
+    row[BULLET_LINES] += first == 0x2022 or first == 0x2D
+    row[LIST_LINES] += classify(first, classes) == DIGIT or _role(first, roles) & BULLET != 0
+    row[ELLIPSIS_LINES] += last == 0x2026 or dots >= 3
+    row[TERMINAL_LINES] += ended
 
 
 @numba.njit(cache=True)
@@ -83,122 +78,71 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, cou
     for document in range(offsets.shape[0] - 1):
         row = counts[document]
         i, end = offsets[document], offsets[document + 1]
-        # state of the line that is being read
-        length = solid = columns = pauses = url_solid = 0
-        first = last = previous = 0
-        dots = 0
-        ended = in_url = in_bracket = False
-        pending = (
-            False  # an ASCII sentence mark stands before; a space or the line's end makes it the end of a sentence
-        )
-        while True:
+        # Of the line: its length in characters, its first and last solid character, the last character of any kind.
+        # Of the segment: solid characters outside addresses, columns, pauses, gaps (two spaces or more).
+        length = line_columns = first = last = final = dots = 0
+        solid = columns = pauses = gaps = 0
+        ended = False  # the last solid character ends a sentence, closing quotes aside
+        pending = False  # an ASCII mark stands before; white space after it makes it the end of a sentence
+        while i <= end:
+            code_point, width, kind = 10, 1, NEWLINE
             if i < end:
                 code_point, width = decode(buffer, i)
                 kind = classify(code_point, classes)
-                row[kind] += 1
-                row[CHARACTERS] += 1
-            else:
-                code_point, width, kind = 10, 1, NEWLINE
-            if kind == NEWLINE:
-                if pending:
-                    row[SENTENCES] += 1
-                if i < end or length > 0:
-                    row[ALL_LINES] += 1
-                if solid > 0:
-                    row[LINES] += 1
-                    row[SHORT_LINES] += length <= 30
-                    row[NARROW_LINES] += columns <= NARROW_COLUMNS
-                    row[BULLET_LINES] += first == 0x2022 or first == 0x2D
-                    numbered = classify(first, classes) == DIGIT
-                    row[LIST_LINES] += numbered or (first < roles.shape[0] and roles[first] & BULLET != 0)
-                    row[ELLIPSIS_LINES] += last == 0x2026 or dots >= 3
-                    row[TERMINAL_LINES] += ended
-                    row[STOP_LINES] += previous < roles.shape[0] and roles[previous] & STOP != 0
-                    if (ended and columns >= PROSE_COLUMNS) or (pauses > 0 and columns >= WRAPPED_COLUMNS):
-                        row[PROSE_CHARACTERS] += solid - url_solid
-                if i >= end:
-                    break
-                length = solid = columns = pauses = url_solid = 0
-                first = last = previous = dots = 0
-                ended = in_url = in_bracket = pending = False
+            if kind == NEWLINE or code_point == 0x7C or code_point == 9:  # a line's end, or a cell's: | and tab
+                row[SENTENCES] += pending
+                if _reads_as_prose(columns, pauses, gaps, ended):
+                    row[PROSE_CHARACTERS] += solid
+                line_columns += columns
+                if kind == NEWLINE:
+                    row[ALL_LINES] += i < end or length > 0
+                    if first != 0:
+                        _count_line(length, line_columns, first, last, dots, ended, classes, roles, row)
+                        row[STOP_LINES] += _role(final, roles) & STOP != 0
+                    length = line_columns = first = last = final = dots = 0
+                else:
+                    length, final = length + 1, code_point
+                    if kind != SPACE:
+                        first, last, dots = first if first != 0 else code_point, code_point, 0
+                solid = columns = pauses = gaps = 0
+                ended = pending = False
                 i += 1
                 continue
             length += 1
             if kind == SPACE:
-                if pending:
-                    row[SENTENCES] += 1
-                    pending = False
-                    pauses += 1
-                in_url = False
-                previous = code_point
-                i += width
-                continue
-            role = np.int64(roles[code_point]) if code_point < roles.shape[0] else 0
-            row[DAMAGED] += role & DAMAGE != 0
-            if kind == CONTROL:
-                i += width
-                continue
-            solid += 1
-            if first == 0:
-                first = code_point
-            columns += 2 if kind == HAN or kind == KANA or kind == HANGUL else 1
-            if in_url and (
-                kind == HAN or code_point == 0x22 or code_point == 0x3C or code_point == 0x3E or code_point >= 0x3000
-            ):
-                in_url = False
-            elif (
-                not in_url
-                and kind == LATIN
-                and (code_point == 104 or code_point == 119)
-                and _starts_url(buffer, i, end)
-            ):
-                in_url = True
-                row[URLS] += 1
-            if in_url:
-                row[URL_CHARACTERS] += 1
-                url_solid += 1
-            if kind == HAN:
-                row[HANS_COUNT] += role & HANS != 0
-                row[HANT_COUNT] += role & HANT != 0
-                row[FUNCTION_CHARACTERS] += role & FUNCTION != 0
-                row[RARE_HAN] += role & RARE != 0
-            elif kind == LATIN:
-                row[CAPITALS] += 65 <= code_point <= 90
-            if in_bracket and code_point != 0x3011:
-                row[BRACKETED] += 1
-            if kind == PUNCTUATION or kind == OTHER:
-                row[HASHES] += code_point == 35
-                row[CURLY] += code_point == 123
-                row[ELLIPSES] += code_point == 0x2026
-                if code_point == 0x3010:
-                    in_bracket = True
-                elif code_point == 0x3011:
-                    in_bracket = False
-            if code_point == 46:
-                dots += 1
-                row[ELLIPSES] += dots % 3 == 0
-            else:
-                dots = 0
-            if role & PAUSES != 0 and (
-                code_point >= FULL_WIDTH_MARKS or i + 1 >= end or buffer[i + 1] == 32 or code_point > 0x7F
-            ):
-                pauses += 1
-            if role & ENDS_SENTENCE != 0:
-                if code_point >= FULL_WIDTH_MARKS:
-                    if not ended:
-                        row[SENTENCES] += code_point != 0xFF1A and code_point != 0xFF1B
+                row[SENTENCES] += pending
+                pauses += pending
+                gaps += classify(final, classes) == SPACE and columns > 0 and not ended
+                pending = False
+            elif kind != CONTROL:
+                if kind == LATIN and (code_point == 104 or code_point == 119) and url_end(buffer, i, end) > i:
+                    width = url_end(buffer, i, end) - i
+                    length += width - 1
+                    columns += width - 1
+                    solid -= 1
+                    code_point = 104
+                solid += 1
+                columns += 2 if kind == HAN or kind == KANA or kind == HANGUL else 1
+                role = _role(code_point, roles)
+                wide = code_point >= FULL_WIDTH_MARKS
+                if role & PAUSES != 0:
+                    pauses += wide or i + 1 >= end or buffer[i + 1] <= 32 or code_point > 0x7F
+                if role & ENDS_SENTENCE != 0:
+                    if wide and not ended:
+                        row[SENTENCES] += code_point != 0xFF1A and code_point != 0xFF1B  # ： and ； only pause
                         pauses += 1
-                else:
-                    pending = code_point != 59 and not in_url
-                ended = not in_url
-            elif role & CLOSES == 0:
-                ended = pending = False
-            last = previous = code_point
+                    pending = not wide and code_point != 59
+                    ended = True
+                elif role & CLOSES == 0:
+                    ended = pending = False
+                dots = dots + 1 if code_point == 46 else 0
+                first, last = first if first != 0 else code_point, code_point
+            final = code_point
             i += width
 
 
 def scan_lines(buffer: Array, offsets: Array) -> Array:
-    """Counts of characters and lines of each document: int64 of shape (n, len(LINE_COUNTS))."""
+    """Counts over the lines of each document: int64 of shape (n, len(LINE_COUNTS))."""
     counts = np.zeros((offsets.shape[0] - 1, len(LINE_COUNTS)), dtype=np.int64)
     _scan_lines(buffer, offsets, character_classes(), character_roles(), counts)
     return counts

@@ -31,7 +31,7 @@ class Signal:
     """One signal of a document."""
 
     name: str
-    unit: Literal["count", "share", "characters", "per word", "per line", "yes or no", "score"]
+    unit: Literal["count", "share", "characters", "per word", "yes or no", "score"]
     definition: str
     source: str
     expression: pl.Expr
@@ -142,8 +142,8 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     _share(
         "prose_share",
-        "characters, white space and addresses apart, in lines that read as sentences: 12 columns or more with a sentence's "
-        "end, or 48 or more with a pause inside",
+        "characters, white space and addresses apart, in lines or cells that read as sentences: of 12 columns or more with a "
+        "sentence's end, or of 48 or more, and with a pause every 150 columns",
         OURS,
         "prose_characters",
         _SOLID,
@@ -196,7 +196,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     _share(
         "damaged_share",
-        "U+FFFD, 锟, C1 controls and private-use characters over characters",
+        "U+FFFD, 锟斤拷 and C1 controls over characters",
         OURS,
         "damaged",
         "characters",
@@ -206,12 +206,13 @@ SIGNALS: tuple[Signal, ...] = (
     _count("javascript_mentions", "occurrences of 'javascript'", C4),
     _count("lorem_ipsum", "occurrences of 'lorem ipsum'", C4),
     Signal(
-        name="boilerplate_phrases_per_line",
-        unit="per line",
-        definition="phrases of navigation, sharing bars and footers over lines",
+        name="boilerplate_per_word",
+        unit="per word",
+        definition="phrases of navigation, sharing bars and footers over words",
         source=OURS,
-        expression=_ratio("boilerplate_phrases", "lines"),
+        expression=_ratio("boilerplate_phrases", "words"),
     ),
+    _count("prose_characters", "the characters that prose_share counts"),
     _share(
         "duplicate_line_share", "lines equal to an earlier line over lines", GOPHER, "duplicate_lines", "line_pieces"
     ),
