@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.attention_mask import boolean_mask
 from model.build import build_model
 from model.config import (
     AttentionConfig,
@@ -22,7 +21,7 @@ from model.transformer import Transformer
 from objectives.blank_infilling import BlankInfilling, source_stride
 from objectives.causal import build_causal
 from objectives.config import BlankInfillingConfig, CausalConfig
-from objectives.example import Batch
+from objectives.example import Batch, visible
 from objectives.fim import build_fim, fim_stride
 from objectives.mip import build_mip, index_pairs
 from objectives.random import derive_keys, stream_key
@@ -138,7 +137,7 @@ def test_a_token_moves_the_logits_that_may_see_it_and_no_other(name: str, task: 
         assert (batch.context_end[0] > 0).any()
     if packed:
         assert batch.document[0].max() > 1
-    mask = boolean_mask(torch.from_numpy(batch.document), torch.from_numpy(batch.context_end))
+    mask = torch.from_numpy(visible(batch.document, batch.context_end))
     model = randomised(MODELS[name])
     for row in range(len(batch.tokens)):
         moved = changes(model, batch, row)
