@@ -84,6 +84,17 @@ class SentencePieceConfig:
     """Longest token in characters."""
     max_sentence_bytes: int = 8192
     """Lines longer than this are cut before training."""
+    threads: int = 4
+    """Threads of training; another number may give another tokenizer."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what SentencePiece cannot do."""
+        if not 0.9 <= self.character_coverage <= 1:
+            raise ValueError(f"sentencepiece.character_coverage must lie in 0.9 to 1, not {self.character_coverage}")
+        if not 0 <= self.max_space_run <= 80:
+            raise ValueError(f"sentencepiece.max_space_run must lie in 0 to 80, not {self.max_space_run}")
+        if min(self.max_piece_length, self.threads) < 1 or self.max_sentence_bytes < 64:
+            raise ValueError("sentencepiece: max_piece_length and threads are at least 1, max_sentence_bytes 64")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,7 @@ def _json_row(line: bytes) -> dict[str, object] | None:
 
 def _open(file: Path) -> BinaryIO:
     if file.suffix == ".gz":
-        return gzip.open(file, "rb")  # type: ignore[return-value]
+        return gzip.open(file, "rb")
     if file.suffix == ".zst":
         import zstandard
 
@@ -166,7 +166,7 @@ def _open(file: Path) -> BinaryIO:
             reader = zstandard.ZstdDecompressor().stream_reader(file.open("rb"), read_across_frames=True, closefd=True)
         except zstandard.ZstdError as error:
             raise OSError(str(error)) from error
-        return io.BufferedReader(_ZstdStream(reader), 1 << 20)  # type: ignore[return-value]
+        return io.BufferedReader(_ZstdStream(reader), 1 << 20)
     return file.open("rb")
 
 
@@ -183,6 +183,6 @@ class _ZstdStream(io.RawIOBase):
         import zstandard
 
         try:
-            return self._reader.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+            return self._reader.readinto(buffer)  # type: ignore[attr-defined]
         except zstandard.ZstdError as error:
             raise OSError(str(error)) from error

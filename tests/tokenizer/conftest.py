@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenizer.config import SampleConfig, TokenizerConfig
+from tokenizer.config import SampleConfig, SentencePieceConfig, TokenizerConfig
 from tokenizer.load import Tokenizer, load_tokenizer
 from tokenizer.train import train
 
@@ -68,6 +68,21 @@ def bbpe_folder(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def bbpe(bbpe_folder: Path) -> Tokenizer:
     """The byte-level BPE, loaded."""
     return load_tokenizer(bbpe_folder)
+
+
+@pytest.fixture(scope="session", params=["bbpe", "merged_bbpe", "sentencepiece_bpe", "sentencepiece_unigram"])
+def any_folder(request: pytest.FixtureRequest, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each algorithm."""
+    folder = tmp_path_factory.mktemp(request.param)
+    sentencepiece = SentencePieceConfig(threads=1, character_coverage=1.0)
+    train(_small_config(algorithm=request.param, vocab_size=900, sentencepiece=sentencepiece), [corpus_file], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def any_tokenizer(any_folder: Path) -> Tokenizer:
+    """A tokenizer of each algorithm."""
+    return load_tokenizer(any_folder)
 
 
 @pytest.fixture(scope="session")
