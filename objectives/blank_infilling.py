@@ -19,13 +19,13 @@ from objectives.sentences import SentenceEnds
 from objectives.source import SourceRows
 from tokenizer.special_tokens import SpecialTokens
 
-Task = Literal["mask", "sentence", "document"]
+BlankTask = Literal["mask", "sentence", "document"]
 
 #: The order in which a source's rows are shared among the tasks.
-BLANK_TASKS: Final[tuple[Task, ...]] = ("mask", "sentence", "document")
+BLANK_TASKS: Final[tuple[BlankTask, ...]] = ("mask", "sentence", "document")
 
 
-def source_stride(config: BlankInfillingConfig, task: Task, window: int) -> int:
+def source_stride(config: BlankInfillingConfig, task: BlankTask, window: int) -> int:
     """Source tokens in a row of `task`. ValueError if a row of `window` positions is too small for it."""
     windows = windows_in_row(config, task)
     fill = config.document_fill if task == "document" else config.mask_fill
@@ -40,18 +40,18 @@ def source_stride(config: BlankInfillingConfig, task: Task, window: int) -> int:
     return stride
 
 
-def windows_in_row(config: BlankInfillingConfig, task: Task) -> int:
+def windows_in_row(config: BlankInfillingConfig, task: BlankTask) -> int:
     """Into how many windows a row of `task` is cut."""
     return {"mask": config.mask_windows, "sentence": config.sentence_windows, "document": 1}[task]
 
 
-def marks_of(special: SpecialTokens, task: Task | Literal["mip"]) -> Marks:
+def marks_of(special: SpecialTokens, task: BlankTask | Literal["mip"]) -> Marks:
     """The special tokens of a task's rows; instruction pairs use `[MASK]`."""
     mask = {"sentence": special.smask, "document": special.gmask}.get(task, special.mask)
     return Marks(mask=mask, sop=special.sop, eop=special.eop, pad=special.pad)
 
 
-def numbering_of(config: BlankInfillingConfig, task: Task | Literal["mip"]) -> Numbering:
+def numbering_of(config: BlankInfillingConfig, task: BlankTask | Literal["mip"]) -> Numbering:
     """How a task's Part B is numbered under `config.positions`."""
     if config.positions == "glm":
         return "glm"
@@ -96,7 +96,7 @@ class BlankInfilling:
         """Whether a position is a pair."""
         return self.config.positions == "glm"
 
-    def build(self, task: Task, source: SourceRows, keys_R: UInt64Array) -> Batch:
+    def build(self, task: BlankTask, source: SourceRows, keys_R: UInt64Array) -> Batch:
         """One row a row of `source` (R, source_stride), drawn from `keys_R` (R,)."""
         rows, length = source.tokens.shape
         windows = windows_in_row(self.config, task)

@@ -60,6 +60,48 @@ def running_start(lengths: Int64Array) -> Int64Array:
     return np.cumsum(lengths) - lengths
 
 
+class Canvas(NamedTuple):
+    """Rows with their examples' extents drawn in, tokens still to come."""
+
+    document: Int32Array
+    """(R, S) the example's number in its row; a padding continues the count."""
+    context_end: Int32Array
+    """(R, S) where the example's context ends."""
+    positions: Int32Array
+    """(R, S) counted from the example's start; 0 at a padding."""
+    is_padding: NDArray[np.bool_]
+    """(R, S)"""
+
+
+def pack(row_P: Int64Array, total_P: Int64Array, context_P: Int64Array, rows: int, window: int) -> Canvas:
+    """Place examples of `total_P` positions, the first `context_P` of them context, one after the other in their rows.
+
+    Raises ValueError where a row would overflow.
+    """
+    row_lengths = np.bincount(row_P, total_P, rows).astype(np.int64)
+    if row_lengths.max(initial=0) > window:
+        raise ValueError(f"a row of {row_lengths.max()} tokens does not fit into a window of {window}")
+    in_row = np.bincount(row_P, minlength=rows)
+    column_P = running_start(total_P) - np.repeat(running_start(row_lengths), in_row)
+    number_P = np.arange(len(row_P)) - np.repeat(running_start(in_row), in_row)
+
+    # One run of the flat canvas an example, and one for the padding of each row.
+    padding = np.cumsum(in_row)
+    runs = np.insert(total_P, padding, window - row_lengths)
+    document = np.repeat(np.insert(number_P, padding, in_row).astype(np.int32), runs).reshape(rows, window)
+    context_end = np.repeat(np.insert(column_P + context_P, padding, 0).astype(np.int32), runs).reshape(rows, window)
+    start = np.repeat(np.insert(column_P, padding, row_lengths).astype(np.int32), runs).reshape(rows, window)
+
+    column = np.arange(window, dtype=np.int32)
+    positions = column - start
+    is_padding = column >= row_lengths[:, None]
+    # A padding is alone in its document, as a context of one: it sees itself and is seen by nobody.
+    np.add(document, positions, out=document, where=is_padding)
+    np.copyto(context_end, np.broadcast_to(column + 1, context_end.shape), where=is_padding)
+    np.copyto(positions, np.int32(0), where=is_padding)
+    return Canvas(document, context_end, positions, is_padding)
+
+
 def lay_out(
     tokens_N: NDArray[np.integer],
     pieces: Pieces,
@@ -82,32 +124,13 @@ def lay_out(
     context_P = pieces.length_P - masked_P + counts_P
     total_P = pieces.length_P + counts_P * (2 if closed else 1)
 
-    row_lengths = np.bincount(pieces.row_P, total_P, rows).astype(np.int64)
-    if row_lengths.max(initial=0) > window:
-        raise ValueError(f"a row of {row_lengths.max()} tokens does not fit into a window of {window}")
-    pieces_in_row = np.bincount(pieces.row_P, minlength=rows)
-    column_P = running_start(total_P) - np.repeat(running_start(row_lengths), pieces_in_row)
-    number_P = np.arange(len(pieces.row_P)) - np.repeat(running_start(pieces_in_row), pieces_in_row)
-
-    # One run of the flat canvas a piece, and one for the padding of each row.
-    padding = np.cumsum(pieces_in_row)
-    runs = np.insert(total_P, padding, window - row_lengths)
-    document = np.repeat(np.insert(number_P, padding, pieces_in_row).astype(np.int32), runs).reshape(rows, window)
-    context_end = np.repeat(np.insert(column_P + context_P, padding, 0).astype(np.int32), runs).reshape(rows, window)
-    start = np.repeat(np.insert(column_P, padding, row_lengths).astype(np.int32), runs).reshape(rows, window)
-
-    column = np.arange(window, dtype=np.int32)
-    positions = column - start
-    is_padding = column >= row_lengths[:, None]
-    # A padding is alone in its document, as a context of one: it sees itself and is seen by nobody.
-    np.add(document, positions, out=document, where=is_padding)
-    np.copyto(context_end, np.broadcast_to(column + 1, context_end.shape), where=is_padding)
-    np.copyto(positions, np.int32(0), where=is_padding)
-    in_part_b = column >= context_end
+    canvas = pack(pieces.row_P, total_P, context_P, rows, window)
+    in_part_b = np.arange(window, dtype=np.int32) >= canvas.context_end
+    positions = canvas.positions
 
     part_b = _read_spans(tokens_N, spans, marks, closed, noise_N)
     tokens = np.full((rows, window), marks.pad, np.int32)
-    tokens[~(in_part_b | is_padding)] = _corrupt(tokens_N, spans, marks.mask)
+    tokens[~(in_part_b | canvas.is_padding)] = _corrupt(tokens_N, spans, marks.mask)
     targets = tokens.copy()
     tokens[in_part_b] = part_b.tokens
     targets[in_part_b] = part_b.targets
@@ -129,8 +152,8 @@ def lay_out(
         targets=targets,
         loss_weights=in_part_b.astype(np.float32),
         positions=positions,
-        document=document,
-        context_end=context_end,
+        document=canvas.document,
+        context_end=canvas.context_end,
         task=np.zeros(rows, np.int8),
         source=np.zeros(rows, np.int16),
         unmasked=unmasked.astype(np.int32),

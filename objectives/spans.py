@@ -84,7 +84,7 @@ def draw_short_spans(
     taken_D = wanted_D & fits_D
     limited_P = np.zeros(len(targets_P), np.bool_)
     limited_P[piece_D[wanted_D & ~fits_D]] = True
-    allowed_P = _share_room(pieces, np.bincount(piece_D[taken_D], minlength=len(targets_P)), spans_in_row, rows)
+    allowed_P = share_room(pieces, np.bincount(piece_D[taken_D], minlength=len(targets_P)), spans_in_row, rows)
     if allowed_P is not None:
         dropped_D = taken_D & (number_D >= allowed_P[piece_D])
         limited_P[piece_D[dropped_D]] = True
@@ -95,7 +95,7 @@ def draw_short_spans(
     return Drawn(spans, limited_P)
 
 
-def _share_room(pieces: Pieces, counts_P: Int64Array, spans_in_row: int, rows: int) -> Int64Array | None:
+def share_room(pieces: Pieces, counts_P: Int64Array, spans_in_row: int, rows: int) -> Int64Array | None:
     """How many spans each piece may have so that no row has more than `spans_in_row`; None if all may have theirs."""
     if np.bincount(pieces.row_P, counts_P, rows).max(initial=0) <= spans_in_row:
         return None
@@ -168,7 +168,7 @@ def draw_sentences(
     taken = before < targets_P[piece_D]
     limited_P = np.zeros(len(targets_P), np.bool_)
     number = np.arange(len(order)) - first_D
-    allowed_P = _share_room(pieces, np.bincount(piece_D[taken], minlength=len(targets_P)), spans_in_row, rows)
+    allowed_P = share_room(pieces, np.bincount(piece_D[taken], minlength=len(targets_P)), spans_in_row, rows)
     if allowed_P is not None:
         dropped = taken & (number >= allowed_P[piece_D])
         limited_P[piece_D[dropped]] = True
@@ -183,7 +183,7 @@ def draw_suffixes(draws: PieceDraws, least_P: Int64Array, most_P: Int64Array, sp
     pieces = draws.pieces
     bits = draw_bits(derive_keys(draws.key_P, SUFFIXES), draws.counter_P)
     length_P = least_P + as_integers(bits, most_P - least_P + 1)
-    allowed_P = _share_room(pieces, (length_P > 0).astype(np.int64), spans_in_row, rows)
+    allowed_P = share_room(pieces, (length_P > 0).astype(np.int64), spans_in_row, rows)
     chosen = np.flatnonzero((length_P > 0) if allowed_P is None else allowed_P > 0)
     limited_P = (length_P > 0).copy()
     limited_P[chosen] = False

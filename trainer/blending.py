@@ -25,12 +25,12 @@ _BLOCK: Final = 4096
 _NEVER: Final = 2**62
 
 
-def as_shares(weights: Sequence[float]) -> tuple[list[int], int]:
+def as_shares(weights: Sequence[float | Fraction]) -> tuple[list[int], int]:
     """Numerators and their sum, the denominator: `weights` as they are written, divided by their sum.
 
     Weights that would need a denominator above a million are rounded to millionths, a positive one never to nothing.
     """
-    exact = [Fraction(repr(float(weight))) for weight in weights]
+    exact = [weight if isinstance(weight, Fraction) else Fraction(repr(float(weight))) for weight in weights]
     total = sum(exact, Fraction(0))
     if total <= 0 or min(exact) < 0:
         raise ValueError(f"the weights {list(weights)} must not be negative or all zero")
@@ -48,7 +48,12 @@ def as_shares(weights: Sequence[float]) -> tuple[list[int], int]:
 class Blend:
     """The schedule of one stage: for any sample its source, and how many samples of each source come before it."""
 
-    def __init__(self, weights: Sequence[float], initial: Sequence[float] | None = None, ramp_samples: int = 0) -> None:
+    def __init__(
+        self,
+        weights: Sequence[float | Fraction],
+        initial: Sequence[float | Fraction] | None = None,
+        ramp_samples: int = 0,
+    ) -> None:
         """`weights` hold from sample `ramp_samples` on; before it they change linearly from `initial`."""
         final, self._period = as_shares(weights)
         first, first_denominator = as_shares(weights if initial is None else initial)
@@ -73,6 +78,10 @@ class Blend:
         """How many of the first `samples` samples the weights give to `source`, exactly."""
         return Fraction(self._asked(source, samples), self._unit)
 
+    def final_share(self, source: int) -> Fraction:
+        """The share of `source` once the weights no longer change."""
+        return Fraction(self._final[source], self._unit)
+
     def locate(self, first: int, count: int) -> tuple[NDArray[np.int64], Int64Array]:
         """(count,) the sources of samples `first` and on, and (sources,) how many of each come before `first`."""
         if self.sources == 1:
@@ -85,14 +94,16 @@ class Blend:
                 start, period = self._cycle
                 rounds = max(0, (first - start) // period)
                 index = np.where(index < start, index, start + (index - start) % period)
-            chosen = np.frombuffer(bytes(self._chosen), np.uint8)
-        begin = first - rounds * self._period
-        block = begin // _BLOCK
-        before = np.array(self._block_counts[block]) + np.bincount(
-            chosen[block * _BLOCK : begin], minlength=self.sources
-        )
+            begin = first - rounds * self._period
+            block = begin // _BLOCK
+            # What lies before the first sample in its block, and the samples themselves (one period at most).
+            low = min(block * _BLOCK, int(index.min(initial=begin)))
+            high = max(begin, int(index.max(initial=0)) + 1)
+            chosen = np.frombuffer(bytes(self._chosen[low:high]), np.uint8)
+        in_block = np.bincount(chosen[block * _BLOCK - low : begin - low], minlength=self.sources)
+        before = np.array(self._block_counts[block]) + in_block
         shares = [rate * self._period // self._unit for rate in self._final]
-        return chosen[index].astype(np.int64), before + rounds * np.array(shares)
+        return chosen[index - low].astype(np.int64), before + rounds * np.array(shares)
 
     def _asked(self, source: int, samples: int) -> int:
         ramped = min(samples, self._ramp)

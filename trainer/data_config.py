@@ -1,6 +1,6 @@
 """What a stage of a run reads: the window, the blend of the sources, how the blend changes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class DataConfig:
     """Shares at the stage's start, which change linearly into `weights` over `ramp_samples`."""
     ramp_samples: int = 0
     """Samples over which the weights change; GLM-130B diverged when it changed its mixture at once."""
-    mip_files: tuple[str, ...] = ()
+    mip_files: list[str] = field(default_factory=list)
     """JSONL files of instruction pairs, each line an object with `text` and `target` (blank infilling only)."""
     mip_share: float = 0.05
     """Share of samples that are rows of instruction pairs when `mip_files` are given."""

@@ -1,0 +1,137 @@
+"""Instruction pairs on disk: JSONL files become two token shards beside the corpus, once, and are then memory maps.
+
+They lie in `tokenize/mip/<digest>/`, the digest of the files and of the tokenizer, so that a changed file or another
+tokenizer makes new ones. Lines that are not pairs are counted and named in `skipped.json` there.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from data.token_shards import TokenShard, TokenShardWriter
+from objectives.example import Int64Array
+from objectives.mip import MipIndex, index_pairs
+from objectives.random import stream_key
+from trainer.permutation import permute
+
+_LINES_AT_ONCE = 1000
+
+
+class PairTokenizer(Protocol):
+    """What encoding pairs needs of a tokenizer."""
+
+    digest: str
+    vocab_size: int
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text."""
+
+
+class Pairs(NamedTuple):
+    """Texts and targets, pair i at index i of both."""
+
+    texts: TokenShard
+    targets: TokenShard
+
+
+def load_pairs(files: Sequence[str], tokenizer: PairTokenizer, folder: Path) -> Pairs:
+    """The pairs of JSONL `files`, encoded into `folder` unless they are there already.
+
+    Raises FileNotFoundError for a file that is not there and ValueError where no line is a pair.
+    """
+    digest = hashlib.sha256(tokenizer.digest.encode())
+    for name in files:
+        path = Path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file of instruction pairs (data.mip_files)")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    place = folder / digest.hexdigest()[:16]
+    if not (place / "skipped.json").is_file():
+        _encode(files, tokenizer, place)
+    return Pairs(TokenShard(place / "text"), TokenShard(place / "target"))
+
+
+def _encode(files: Sequence[str], tokenizer: PairTokenizer, place: Path) -> None:
+    skipped: list[str] = []
+    count = 0
+    place.mkdir(parents=True, exist_ok=True)
+    # Several processes may get here at once: each writes files of its own and then puts the same bytes in place.
+    private = f".{os.getpid()}"
+    with (
+        TokenShardWriter(place / f"text{private}", tokenizer.vocab_size) as texts,
+        TokenShardWriter(place / f"target{private}", tokenizer.vocab_size) as targets,
+    ):
+        for name in files:
+            pending: list[tuple[str, str]] = []
+            with Path(name).open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    pair = _parse(line)
+                    if pair is None:
+                        skipped.append(f"{name}:{number}")
+                        continue
+                    pending.append(pair)
+                    if len(pending) == _LINES_AT_ONCE:
+                        count += _write(pending, tokenizer, texts, targets)
+                        pending = []
+            count += _write(pending, tokenizer, texts, targets)
+    for part in ("text", "target"):
+        for suffix in (".bin", ".idx"):
+            os.replace(place / f"{part}{private}{suffix}", place / f"{part}{suffix}")
+    record = {"pairs": count, "skipped": len(skipped), "first_skipped": skipped[:20]}
+    if count == 0:
+        raise ValueError(
+            f"{', '.join(files)}: no line is an object with the strings `text` and `target` (data.mip_files)"
+        )
+    temporary = place / f"skipped.json{private}"
+    temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(temporary, place / "skipped.json")
+
+
+def _parse(line: bytes) -> tuple[str, str] | None:
+    try:
+        record = json.loads(line)
+        text, target = record["text"], record["target"]
+        text.encode(), target.encode()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return (text, target) if target.strip() and text.strip() else None
+
+
+def _write(
+    pairs: list[tuple[str, str]], tokenizer: PairTokenizer, texts: TokenShardWriter, targets: TokenShardWriter
+) -> int:
+    for writer, column in ((texts, 0), (targets, 1)):
+        for ids in tokenizer.encode_batch([pair[column] for pair in pairs]):
+            writer.add(np.array(ids))
+    return len(pairs)
+
+
+class PairRows:
+    """The rows of instruction pairs as an endless stream: the same rows in another order each epoch."""
+
+    def __init__(self, pairs: Pairs, window: int, windows: int, seed: int, *path: int) -> None:
+        """`seed` and `path` choose the orders; a pair has at most a `windows`-th of a row of `window` positions."""
+        self.pairs = pairs
+        self._seed, self._path = seed, path
+        lengths = [np.diff(shard.offsets) for shard in pairs]
+        order = permute(len(pairs.texts), stream_key(seed, *path, 0))
+        self.index: MipIndex = index_pairs(lengths[0], lengths[1], order, window, windows)
+        self._orders: dict[int, Int64Array] = {}
+
+    def rows(self, numbers: Int64Array) -> Int64Array:
+        """Rows of the index for the stream's rows with `numbers`."""
+        epochs, inside = np.divmod(numbers, self.index.rows)
+        return np.array([self._order(int(epoch))[row] for epoch, row in zip(epochs, inside, strict=True)], np.int64)
+
+    def _order(self, epoch: int) -> Int64Array:
+        if epoch not in self._orders:
+            kept = {number: order for number, order in self._orders.items() if abs(number - epoch) <= 1}
+            order = permute(self.index.rows, stream_key(self._seed, *self._path, epoch + 1))
+            self._orders = kept | {epoch: order}
+        return self._orders[epoch]
