@@ -103,9 +103,7 @@ def _pretrain(
     except Stopped as reason:
         say(str(reason))
         return 0
-    say(
-        f"{folder}: {config.total_steps} steps done; next: python -m evaluation bits-per-byte --run {folder} --data {data}"
-    )
+    say(f"{folder}: {config.total_steps} steps done")
     return 0
 
 

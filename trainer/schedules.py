@@ -35,7 +35,7 @@ def learning_rate(schedule: ScheduleConfig, progress: float) -> float:
 
 
 def embedding_gradient_share(shrink: EmbeddingShrinkConfig, progress: float) -> float:
-    """The share of the embedding's gradient that is kept at `progress`: the alpha of alpha e + (1 - alpha) stopgrad(e)."""
+    """The share of the embedding's gradient kept at `progress`: the alpha of alpha e + (1 - alpha) stopgrad(e)."""
     if progress < shrink.ramp_start_share:
         return shrink.alpha
     if progress >= shrink.ramp_end_share:
