@@ -8,7 +8,6 @@ takes too long costs itself alone.
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
+
+import numpy as np
 
 from data.charset import decode
 from data.render import render
@@ -78,24 +79,25 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-_NESTING = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)([^<>]*)>")
-_FLAT = frozenset(
-    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "option", "thead", "tbody", "tfoot", "colgroup", "script", "style"]
-)
+# The first two letters of elements that may be left unclosed, or never nest: a, area, base, br, col, dd, dt, hr, img,
+# input, li, link, meta, option, param, p, script, source, style, table parts, track, wbr
+_FLAT = np.zeros(1 << 16, dtype=bool)
+_FLAT[[first << 8 | second for first, second in (b"ar", b"ba", b"br", b"co", b"dd", b"dt", b"hr", b"im", b"in", b"li", b"me", b"op",
+                                                 b"pa", b"sc", b"so", b"st", b"tb", b"td", b"tf", b"th", b"tr", b"wb", b"p>", b"p ", b"a ")]] = True  # fmt: skip
 
 
-def nesting(page: str) -> int:
-    """How deep the elements of a page nest, at most. Elements that may be left unclosed are not counted."""
-    depth = deepest = 0
-    for match in _NESTING.finditer(page):
-        if match.group(2).lower() in _FLAT:
-            continue
-        if match.group(1):
-            depth -= depth > 0
-        elif not match.group(3).endswith("/"):
-            depth += 1
-            deepest = max(deepest, depth)
-    return deepest
+def nesting(payload: bytes) -> int:
+    """How deep the elements of a page nest, about: tags opened and not yet closed, at most."""
+    page = np.frombuffer(payload + b"   ", dtype=np.uint8)
+    tags = np.flatnonzero(page[:-3] == ord("<"))
+    closing = page[tags + 1] == ord("/")
+    first, second = page[tags + 1 + closing], page[tags + 2 + closing]
+    letters = ((first | 32) >= ord("a")) & ((first | 32) <= ord("z"))
+    # a closing `</p>` and an opening `<p ...>` share the letters looked up; `>` and space are unchanged by | 32
+    counted = letters & ~_FLAT[(first | 32).astype(np.int64) << 8 | (second | 32)]
+    steps = np.where(counted, np.where(closing, -1, 1), 0)
+    depth = np.cumsum(steps)
+    return int((depth - np.minimum(np.minimum.accumulate(depth), 0)).max(initial=0))
 
 
 def extract_html(
@@ -108,10 +110,10 @@ def extract_html(
     charset: str | None = None
     try:
         with _time_limit(config.max_seconds):
-            page, charset = decode(payload, content_type)
-            depth = nesting(page)
+            depth = nesting(payload)
             if depth > config.max_depth:
                 return Extraction(text=None, title=None, charset=charset, status="too_deep", detail=f"{depth} levels")
+            page, charset = decode(payload, content_type)
             title, text = (_accurate if config.method == "accurate" else _fast)(page, url)
     except _TooSlow:
         detail = f"{config.max_seconds:g} seconds"
@@ -152,7 +154,8 @@ def _accurate(page: str, url: str) -> tuple[str | None, str]:
         no_fallback=True,
         include_comments=False,
         include_tables=True,
-        include_formatting=True,
+        output_format="xml",  # the tree alone; as `python` it would be written out once more
+        include_formatting=False,
         as_dict=False,
     )
     return title, "" if document is None else render(document.body)

@@ -14,6 +14,7 @@ Element = Any  # lxml ships no types
 
 _WIDE = "\u2e80-\u303f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
 _BREAK_IN_CHINESE = re.compile(f"(?<=[{_WIDE}])[ \t]*[\r\n]+[ \t\r\n]*(?=[{_WIDE}])")
+_BLANK_LINE = re.compile(r"\n[ \t\r\xa0\u3000]*\n")
 _SPACE = re.compile(r"[ \t\r\n\xa0]+")
 _INLINE = frozenset({"hi", "ref", "del", "span", "a", "em", "strong", "b", "i", "sub", "sup", "lb"})
 
@@ -28,11 +29,10 @@ def _is_inline(element: Element) -> bool:
 
 
 def _inline_text(element: Element) -> str:
-    """The text of an element as it runs on a line, `\\v` for line breaks; inline code keeps its backticks."""
+    """The text of an element as it runs on a line, `\\v` for line breaks."""
     if element.tag == "lb":
         return "\v"
-    inner = (element.text or "") + "".join(_inline_text(child) + (child.tail or "") for child in element)
-    return f"`{inner.strip()}`" if element.tag == "code" and inner.strip() and "`" not in inner else inner
+    return (element.text or "") + "".join(_inline_text(child) + (child.tail or "") for child in element)
 
 
 class _Writer:
@@ -43,10 +43,9 @@ class _Writer:
         self.running = ""
 
     def flush(self) -> None:
-        text = _tidy(self.running)
-        self.running = ""
-        if text:
-            self.blocks.append(text)
+        running, self.running = self.running, ""
+        # blank lines inside an element part paragraphs where the page was taken as bare text
+        self.blocks += [text for part in _BLANK_LINE.split(running) if (text := _tidy(part))]
 
     def block(self, text: str) -> None:
         self.flush()
