@@ -24,7 +24,8 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     A sharded tensor is drawn whole on the CPU and cut, so that every layout of processes starts from the same weights.
     """
     for name, parameter in model.named_parameters():
-        generator = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
+        # One digest of both: the CPU's generator heeds 32 bits of a seed.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         values = initial_values(name, tuple(parameter.shape), config, generator)
         if isinstance(parameter, DTensor):
             values = distribute_tensor(values.to(parameter.device), parameter.device_mesh, parameter.placements)
