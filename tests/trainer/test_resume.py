@@ -1,0 +1,129 @@
+"""A run that is killed anywhere and started again is the run that nobody disturbed, to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_run import EXPERTS_MODEL, PROJECT, arguments, command, environment, losses, run_config, stage
+from tests.trainer.conftest import TWO_STAGES
+from trainer import metrics
+from trainer.__main__ import pretrain_command
+
+
+def weights(run: Path) -> str:
+    """Digest of the last checkpoint's weights."""
+    last = sorted((run / "checkpoints").glob("step-*"))[-1]
+    return last.name + hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest()
+
+
+class CutShort(Exception):
+    """Stands for a crash."""
+
+
+def run_crashing(argv: list[str], step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until the line of `step` is written, and crash."""
+    write = metrics.JsonLines.write
+
+    def crash(self: metrics.JsonLines, line: dict) -> None:
+        write(self, line)
+        if line["step"] == step and "loss" in line:
+            raise CutShort
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.JsonLines, "write", crash)
+        with pytest.raises(CutShort):
+            pretrain_command(argv)
+
+
+@pytest.mark.parametrize("crash_after", [1, 3, 4, 5, 8])
+def test_a_crash_changes_no_later_loss(
+    workspace: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_after: int
+) -> None:
+    argv = arguments(workspace, tmp_path / "run", run_config(*TWO_STAGES))
+    run_crashing(argv, crash_after, monkeypatch)
+    assert pretrain_command(argv) == 0
+    assert losses(tmp_path / "run") == losses(finished)
+    assert weights(tmp_path / "run") == weights(finished)
+
+
+def test_experts_and_muon_resume(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = {"name": "muon", "muon_split_heads": True}
+    config = run_config(stage(kind="causal", steps=7, optimizer=optimizer), model=EXPERTS_MODEL)
+    whole, broken = (arguments(workspace, tmp_path / name, config) for name in ("whole", "broken"))
+    assert pretrain_command(whole) == 0
+    run_crashing(broken, 5, monkeypatch)
+    assert pretrain_command(broken) == 0
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    assert weights(tmp_path / "whole") == weights(tmp_path / "broken")
+
+
+def test_a_finished_run_is_left_alone(workspace: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    assert pretrain_command(arguments(workspace, run, run_config(*TWO_STAGES))) == 0
+    assert (run / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_a_stop_signal_saves_and_leaves(workspace: Path, finished: Path, tmp_path: Path) -> None:
+    argv = arguments(workspace, tmp_path / "run", run_config(*TWO_STAGES))
+    process = subprocess.Popen(
+        command("trainer", "pretrain", *argv), cwd=PROJECT, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 2/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stderr.read()
+    assert process.wait() == 0
+    assert "stopped by SIGTERM" in rest
+    assert pretrain_command(argv) == 0
+    assert losses(tmp_path / "run") == losses(finished)
+
+
+def kill_at_random(argv: list[str], moments: random.Random, longest: float) -> bool:
+    """Start a run and kill it with SIGKILL within `longest` seconds of its first step; False when it was done before."""
+    process = subprocess.Popen(
+        command("trainer", "pretrain", *argv), cwd=PROJECT, env=environment(),
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(("stage ", "going on")):
+            break
+    time.sleep(moments.uniform(0.0, longest))
+    done = process.poll() is not None
+    if not done:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.stderr.close()
+    process.wait()
+    return not done
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(workspace: Path, tmp_path: Path) -> None:
+    """Among the moments are saves (every third step) and the stages' boundary."""
+    stages = (stage("first", 60), stage("second", 40, data={"window": 128}))
+    config = run_config(*stages)
+    whole, broken = (arguments(workspace, tmp_path / name, config) for name in ("whole", "broken"))
+    started = time.monotonic()
+    assert pretrain_command(whole) == 0
+    took = time.monotonic() - started
+    moments, kills = random.Random(11), 0
+    while kills < 20:
+        if not kill_at_random(broken, moments, took / 6):
+            shutil.rmtree(tmp_path / "broken")
+            continue
+        kills += 1
+    assert pretrain_command(broken) == 0
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
