@@ -64,11 +64,11 @@ def _run(args: Namespace, names: list[str]) -> int:
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}: expected at least 1")
     options = RunOptions(
-        workspace=Path(args.workspace),
+        workspace=Path(args.workspace).resolve(),  # tasks may run in another folder
         executor=args.executor,
         workers=args.workers,
         limit=args.limit,
-        tokenizer=Path(args.tokenizer) if args.tokenizer else None,
+        tokenizer=Path(args.tokenizer).resolve() if args.tokenizer else None,
     )
     figures = run_stages([stage for stage in in_order() if stage.name in names], config, options)
     if args.json:

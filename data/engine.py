@@ -86,8 +86,10 @@ def run_stage(stage: Stage, config: CorpusConfig, options: RunOptions, limit: in
     _claim(context, wanted, record)
     _check_disk(stage, context, config)
     started = time.perf_counter()
+    small = options.executor == "local" and _bytes_read(stage, context) < config.engine.spread_mb * 1e6
+    workers = 1 if small else options.workers
     for index, phase in enumerate(stage.phases):
-        _run_phase(context, phase, index, config, options)
+        _run_phase(context, phase, index, config, options.executor, workers)
     done = gather(context)
     run = {
         "seconds": round(time.perf_counter() - started, 3),
@@ -107,7 +109,9 @@ def run_stage(stage: Stage, config: CorpusConfig, options: RunOptions, limit: in
     return _figures(finished, skipped=False)
 
 
-def _run_phase(context: Context, phase: Phase, index: int, config: CorpusConfig, options: RunOptions) -> None:
+def _run_phase(
+    context: Context, phase: Phase, index: int, config: CorpusConfig, executor: ExecutorName, workers: int
+) -> None:
     """Do the tasks of a phase that have no sound marker yet."""
     tasks = phase.tasks(context)
     left = [task for task in tasks if not _is_done(context, phase, task)]
@@ -117,7 +121,7 @@ def _run_phase(context: Context, phase: Phase, index: int, config: CorpusConfig,
     name = context.stage if phase.name == context.stage else f"{context.stage} {phase.name}"
     if left:
         with show_progress(name, context.marker(phase.name, "x").parent, sizes):
-            run_tasks(context, phase, index, left, options.executor, options.workers, config.engine)
+            run_tasks(context, phase, index, left, executor, workers, config.engine)
 
 
 def _is_done(context: Context, phase: Phase, task: str) -> bool:
@@ -179,12 +183,15 @@ def _empty(folder: Path) -> None:
     shutil.rmtree(folder / MARKERS, ignore_errors=True)
 
 
+def _bytes_read(stage: Stage, context: Context) -> int:
+    """Bytes on disk that the stage reads, by its first phase's tasks."""
+    phase = stage.phases[0]
+    return sum(phase.size(context, task) for task in phase.tasks(context))
+
+
 def _check_disk(stage: Stage, context: Context, config: CorpusConfig) -> None:
     """OSError before the stage begins if the disk would be too small for what it is expected to write."""
-    phase = stage.phases[0]
-    read = sum(phase.size(context, task) for task in phase.tasks(context))
-    if stage.input_size is not None:
-        read = stage.input_size(context)
+    read = _bytes_read(stage, context)
     written = sum(path.stat().st_size for path in context.folder.rglob("*.parquet"))
     needed = max(0, int(read * stage.growth) - written) + config.engine.disk_reserve_mb * 1_000_000
     free = shutil.disk_usage(context.workspace).free

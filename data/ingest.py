@@ -137,11 +137,6 @@ def _unit_size(context: Context, task: str) -> int:
     return sum(piece.file.size // piece.parts for piece in _unit(context, task))
 
 
-def input_size(context: Context) -> int:
-    """Bytes of all input files on disk."""
-    return sum(_unit_size(context, task) for task in _read_tasks(context))
-
-
 def _read_unit(context: Context, task: str) -> Done:
     """Read a unit from where it was left, shard by shard."""
     partials, position = _finished_shards(context, task)
@@ -357,4 +352,3 @@ PHASES = (
     Phase(name="ids", tasks=one_task, run=_find_duplicate_ids),
     Phase(name="settle", tasks=_settle_tasks, run=_settle),
 )
-__all__ = ["PHASES", "IngestConfig", "SourceConfig", "fingerprint", "input_size", "settings"]

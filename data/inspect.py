@@ -75,9 +75,14 @@ def show_life(life: list[dict[str, Any]], characters: int) -> str:
 
 
 def stage_digests(workspace: Path, files: bool) -> dict[str, Any]:
-    """Digest of each stage's files as they lie on the disk; with `files`, of each of them."""
+    """Digest of each stage's files as they lie on the disk; with `files`, of each of them.
+
+    The report is left out: it tells times, and is another one each time.
+    """
     digests: dict[str, Any] = {}
     for stage, _ in _recorded(workspace):
+        if stage == "report":
+            continue
         recorded: Any = read_json(workspace / stage / RECORD)["files"]
         each = {path: file_digest(workspace / stage / path) for path in sorted(recorded)}
         digests[stage] = each if files else value_digest(each)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ExecutorName = Literal["local", "ray", "slurm"]
 ROOT = Path(__file__).resolve().parent.parent
+SILENCE_SECONDS = 120.0
+"""Time without a task running or done after which a pool is taken for hung: starting a worker takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class SlurmConfig:
 class EngineConfig:
     """How stages are run. Nothing here changes what a corpus holds."""
 
+    spread_mb: float = 16.0
+    """A stage that reads less than this is done in one process: starting others takes longer."""
     disk_reserve_mb: int = 200
     """Space that must be left on the workspace's disk when a stage has written what it is expected to."""
     memory_gb: float = 1.0
@@ -78,11 +82,17 @@ def do_task(context: Context, phase: Phase, task: str) -> None:
         done = phase.run(context, task)
         save_marker(marker, done, time.perf_counter() - started)
     except BaseException as error:
-        mine = isinstance(error, (ValueError, OSError))
-        write_json(failed, {"message": str(error), "kind": type(error).__name__, "user": mine, "task": task})
+        tell_failure(marker, task, error)
         raise
     finally:
         running.unlink(missing_ok=True)
+
+
+def tell_failure(marker: Path, task: str, error: BaseException) -> None:
+    """Leave what went wrong beside where the task's marker would be."""
+    user = isinstance(error, (ValueError, OSError))
+    told = {"message": str(error), "kind": type(error).__name__, "user": user, "task": task}
+    write_json(marker.with_suffix(".failed"), told)
 
 
 def run_tasks(
@@ -94,7 +104,10 @@ def run_tasks(
     workers: int,
     engine: EngineConfig,
 ) -> None:
-    """Do all of `tasks`. ValueError or OSError if one failed by the user's input, TaskFailed if by a defect of ours."""
+    """Do all of `tasks`. ValueError or OSError if one failed by the user's input, TaskFailed if by a defect of ours.
+
+    One local worker is this process: no other is started for it.
+    """
     if executor == "local" and (workers == 1 or len(tasks) == 1):
         for task in tasks:
             do_task(context, phase, task)
@@ -152,7 +165,8 @@ def _local_executor(pipeline: list[object], tasks: int, workers: int, logs: Path
 
     logger.disable("datatrove")
     die_with_parent()
-    multiprocess.set_forkserver_preload(["data.stages", "data.pipeline_step"])
+    # loaded once, in the server that every worker is forked from; what fails to load there is loaded by the workers
+    multiprocess.set_forkserver_preload(["data.pipeline_step", "data.config", "data.deduplicate_stage"])
     return LocalPipelineExecutor(
         pipeline=pipeline, tasks=tasks, workers=workers, logging_dir=str(logs), skip_completed=False
     )
@@ -243,20 +257,29 @@ def raise_failures(context: Context, phase: Phase, tasks: list[str], missing: bo
 def _watch_workers(context: Context, phase: Phase, finished: threading.Event, local: bool) -> None:
     """End the run with one line when a worker process was killed: a process pool would wait for it for ever."""
     folder = context.marker(phase.name, "x").parent
+    heard, seen = time.monotonic(), -1
     while local and not finished.wait(1.0):
+        running_or_done = [path.name for path in folder.glob("*") if path.suffix in (".json", ".running", ".partial")]
+        if hash(frozenset(running_or_done)) != seen or any(name.endswith(".running") for name in running_or_done):
+            heard, seen = time.monotonic(), hash(frozenset(running_or_done))
+        if time.monotonic() - heard > SILENCE_SECONDS:
+            _end(f"error: the workers of {context.stage} {phase.name} do nothing; what is done is kept: run again")
         for running in folder.glob("*.running"):
             try:
                 pid = int(str(read_json(running)["pid"]))
             except (FileNotFoundError, ValueError):
                 continue
             if not _alive(pid) and running.exists() and not finished.is_set():
-                print(
+                _end(
                     f"error: the worker that did {context.stage} {phase.name} {running.stem} was killed (out of "
-                    "memory?); what is done is kept: run again, with fewer --workers if memory is short",
-                    file=sys.stderr,
-                    flush=True,
+                    "memory?); what is done is kept: run again, with fewer --workers if memory is short"
                 )
-                os._exit(1)
+
+
+def _end(line: str) -> None:
+    """End this process at once: its main thread waits in a pool that cannot be told."""
+    print(line, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _alive(pid: int) -> bool:

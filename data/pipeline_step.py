@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pickle
 import signal
 import socket
 import threading
 import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from data.pipeline import do_task
+from data.pipeline import do_task, tell_failure
 from data.stage import Context
+from data.stages import stage_named
 
 PR_SET_PDEATHSIG = 1
 _guarded = False
@@ -30,8 +33,11 @@ class StageStep(PipelineStep):
 
     def __init__(self, context: Context, phase: int, tasks: list[str], owner: int) -> None:
         super().__init__()
-        self.context, self.phase, self.tasks = context, phase, tasks
+        self.phase, self.tasks = phase, tasks
         self.owner, self.owner_host = owner, socket.gethostname()
+        # packed, because a pool whose workers fail while they unpack a task waits for them for ever
+        self.context = pickle.dumps(context)
+        self.failed = [str(context.marker(stage_named(context.stage).phases[phase].name, task)) for task in tasks]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from loguru import logger
@@ -41,10 +47,13 @@ class StageStep(PipelineStep):
 
     def run(self, data: object, rank: int = 0, world_size: int = 1) -> Generator[Any, None, None]:  # noqa: ARG002
         """Do the task; yields nothing."""
-        from data.stages import stage_named
-
         end_with_owner(self.owner, self.owner_host)
-        do_task(self.context, stage_named(self.context.stage).phases[self.phase], self.tasks[rank])
+        try:
+            context: Context = pickle.loads(self.context)
+        except Exception as error:
+            tell_failure(Path(self.failed[rank]), self.tasks[rank], error)
+            raise
+        do_task(context, stage_named(context.stage).phases[self.phase], self.tasks[rank])
         yield from ()
 
 

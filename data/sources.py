@@ -131,14 +131,14 @@ def _expand(path: str) -> list[tuple[str, str]]:
             for name in names
             if not name.startswith(".")
         ]
-        return sorted((one, os.path.relpath(one, path)) for one in found)
+        return sorted((os.path.abspath(one), os.path.relpath(one, path)) for one in found)
     if os.path.isfile(path):
-        return [(path, os.path.basename(path))]
+        return [(os.path.abspath(path), os.path.basename(path))]
     import glob
 
     matched = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
     base = os.path.dirname(path.split("*", 1)[0].split("?", 1)[0].split("[", 1)[0])
-    return [(one, os.path.relpath(one, base or ".")) for one in matched]
+    return [(os.path.abspath(one), os.path.relpath(one, base or ".")) for one in matched]
 
 
 def _expand_url(url: str) -> list[tuple[str, str]]:

@@ -123,8 +123,6 @@ class Stage:
     """Whether documents read are documents kept and rejected."""
     fingerprint: Callable[[CorpusConfig, Path | None], dict[str, str]] = lambda config, tokenizer: {}  # noqa: ARG005
     """Digests of what is read from outside the workspace: source files, a tokenizer."""
-    input_size: Callable[[Context], int] | None = None
-    """Bytes read, for the estimate of the disk, where the first phase's tasks do not say it."""
 
 
 def share_of(limit: int, index: int, parts: int) -> int:
