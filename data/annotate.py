@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -72,28 +71,38 @@ def _batches(table: pl.DataFrame, batch_bytes: int) -> Iterator[pl.DataFrame]:
 def annotate(table: pl.DataFrame, config: AnnotateConfig) -> pl.DataFrame:
     """`table` (columns `text`, `url`) with `language`, `script` and every column of SIGNAL_COLUMNS, set anew."""
     table = table.drop("language", "script", *SIGNAL_COLUMNS, strict=False)
-    annotated = [_annotate_batch(batch, config) for batch in _batches(table, config.batch_bytes)]
-    return pl.concat(annotated) if annotated else _annotate_batch(table, config)
+    lists = _Lists(words=_read_list(config.flagged_words), hosts=frozenset(_read_list(config.flagged_hosts)))
+    annotated = [_annotate_batch(batch, config, lists) for batch in _batches(table, config.batch_bytes)]
+    return pl.concat(annotated) if annotated else _annotate_batch(table, config, lists)
 
 
-def _annotate_batch(batch: pl.DataFrame, config: AnnotateConfig) -> pl.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class _Lists:
+    """What the user flags."""
+
+    words: tuple[str, ...]
+    hosts: frozenset[str]
+
+
+def _annotate_batch(batch: pl.DataFrame, config: AnnotateConfig, lists: _Lists) -> pl.DataFrame:
     texts = batch["text"].fill_null("")
     counts = count(texts)
     measured = counts.select(signal.expression.cast(signal.dtype).alias(signal.name) for signal in SIGNALS)
     languages = identify(texts, counts, config.language)
     supplied = pl.DataFrame(
         [
-            _flagged_word_share(texts, config.flagged_words),
-            _flagged_host(batch, config.flagged_hosts),
+            _flagged_word_share(texts, lists.words),
+            _flagged_host(batch, lists.hosts),
             _quality_score(texts, languages["language"], config.quality_models),
         ]
     )
     return pl.concat([batch, languages, measured, supplied], how="horizontal")
 
 
-@lru_cache(maxsize=8)
-def _read_list(path: str) -> tuple[str, ...]:
-    """The entries of a user's list, without blank lines and comments."""
+def _read_list(path: str | None) -> tuple[str, ...]:
+    """The entries of a user's list in lower case, without blank lines and comments; none without a list."""
+    if path is None:
+        return ()
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     entries = tuple(line.strip().lower() for line in lines if line.strip() and not line.startswith("#"))
     if not entries:
@@ -101,18 +110,17 @@ def _read_list(path: str) -> tuple[str, ...]:
     return entries
 
 
-def _flagged_word_share(texts: pl.Series, path: str | None) -> pl.Series:
-    if path is None:
+def _flagged_word_share(texts: pl.Series, words: tuple[str, ...]) -> pl.Series:
+    if not words:
         return pl.repeat(0.0, len(texts), dtype=pl.Float32, eager=True).alias("flagged_word_share")
-    hits = texts.str.to_lowercase().str.extract_many(list(_read_list(path)), leftmost=True)
+    hits = texts.str.to_lowercase().str.extract_many(list(words), leftmost=True)
     inside = hits.list.eval(pl.element().str.len_chars()).list.sum()
     return (inside / texts.str.len_chars().clip(lower_bound=1)).cast(pl.Float32).alias("flagged_word_share")
 
 
-def _flagged_host(batch: pl.DataFrame, path: str | None) -> pl.Series:
-    if path is None or "url" not in batch.columns:
+def _flagged_host(batch: pl.DataFrame, flagged: frozenset[str]) -> pl.Series:
+    if not flagged or "url" not in batch.columns:
         return pl.repeat(False, batch.height, dtype=pl.Boolean, eager=True).alias("flagged_host")
-    flagged = set(_read_list(path))
     hosts = (
         batch["url"].str.extract(r"^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/@]*@)?([^/:?#]+)").str.to_lowercase().fill_null("")
     )

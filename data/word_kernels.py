@@ -7,6 +7,7 @@ lists that the tables are built from stand below; letter case does not count in 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 
 import numba
 import numpy as np
@@ -65,6 +66,12 @@ def _open_addressing(bits: dict[int, int]) -> tuple[Array, Array]:
     return keys, values
 
 
+def _written_forms(phrase: str) -> set[str]:
+    """A phrase with each of its words in lower case, capitalised or in capitals: `Terms of Use` is one of them."""
+    forms = [{word, word.capitalize(), word.upper(), word.replace("javas", "JavaS")} for word in phrase.split(" ")]
+    return {" ".join(words) for words in product(*forms)}
+
+
 @lru_cache(maxsize=1)
 def _word_table() -> tuple[Array, Array]:
     """From the hash of a word or a phrase to its bits: keys uint64, bits int64, open addressing.
@@ -84,7 +91,7 @@ def _word_table() -> tuple[Array, Array]:
             add(hash_units(form)[0], _ENGLISH)
     for kind, phrases in enumerate(_PHRASE_KINDS):
         for phrase in phrases:
-            for form in {phrase, phrase.capitalize(), phrase.title(), phrase.upper(), phrase.replace("javas", "JavaS")}:
+            for form in _written_forms(phrase):
                 keys = hash_units(form)
                 add(keys[0], _BEGINS_PHRASE)
                 running = np.uint64(0)

@@ -1,0 +1,146 @@
+"""Filtering: the rule and the value of each reject, presets against datatrove's own filters, alarms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from data.annotate import AnnotateConfig, annotate
+from data.filter import PRESETS, Bound, FilterConfig, alarms, filter_documents, read_preset
+from data.signals import SIGNAL_COLUMNS
+
+CHINESE = "他在村口等了很久，天黑了才回家。第二天，雨停了，路上有许多落叶。老人说：“这样的秋天，几十年没有见过。”孩子们不信，跑到河边去看。"
+ENGLISH = (
+    "The river had fallen in the night, and by the time that we came down to it there was a road of stones across. "
+    "Nobody could say where the water had gone. My aunt, who is never surprised, took off her shoes and walked over."
+)
+
+
+def judge(texts: list[str], config: FilterConfig | None = None) -> dict[str, str | None]:
+    """Text to the rule that rejected it; None where it was kept."""
+    table = annotate(pl.DataFrame({"text": texts}), AnnotateConfig())
+    kept, rejected = filter_documents(table, config or FilterConfig())
+    assert kept.height + rejected.height == len(texts)
+    return dict.fromkeys(kept["text"]) | dict(zip(rejected["text"], rejected["rejected_by"], strict=True))
+
+
+@pytest.mark.parametrize("text", [CHINESE, ENGLISH, CHINESE + "\n\n" + ENGLISH])
+def test_good_text_is_kept(text: str) -> None:
+    assert judge([text])[text] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("太短了。", "words prose_characters"),
+        ("首页 | 新闻 | 下载 | 论坛 | 帮助中心 | 关于我们 | 联系我们 | 网站地图 | 友情链接 | 版权所有 | 设为首页 | 加入收藏", "prose_characters"),
+        ("\n".join(f"免费送彩金 http://{n}.example/a" for n in range(40)), "prose_characters"),
+        ("\n".join(["今天的天气很好，我们去公园里走一走吧。"] * 60), "distinct_word_share"),
+        ("As stated, the general was ordered " * 60, "distinct_word_share"),
+        ("\n".join("12.5 33 81 9 7 4112" for _ in range(60)), "language"),
+        (CHINESE.replace("了", "\ufffd"), "damaged_share"),
+        ("Il était une fois une petite fille que tout le monde aimait, et sa grand-mère plus encore que les autres. " * 3, "language"),
+        ("むかしむかし、あるところに、おじいさんとおばあさんが住んでいました。おじいさんは山へしばかりに行きました。" * 2, "language"),
+    ],
+)  # fmt: skip
+def test_bad_text_is_rejected_by_name(text: str, rules: str) -> None:
+    assert judge([text])[text] in {f"filter.{rule}" for rule in rules.split()}
+
+
+def test_a_reject_keeps_its_text_and_says_value_and_bound() -> None:
+    table = annotate(pl.DataFrame({"id": ["x"], "text": [ENGLISH]}), AnnotateConfig())
+    config = FilterConfig(preset="none", thresholds={"en": {"words": Bound(min=1000), "digit_share": Bound(max=0.5)}})
+    kept, rejected = filter_documents(table, config)
+    words = table["words"][0]
+    assert kept.height == 0
+    assert rejected.select("id", "text", "rejected_by", "rejected_value").row(0) == (
+        "x", ENGLISH, "filter.words", f"{words} < 1000"
+    )  # fmt: skip
+    assert rejected.drop("rejected_by", "rejected_value").equals(table)
+
+
+def test_every_row_is_kept_or_rejected_once_and_kept_rows_break_no_bound(corpus: Path) -> None:
+    table = annotate(pl.DataFrame({"text": read_texts(corpus / "documents", 400)}), AnnotateConfig()).with_row_index()
+    config = FilterConfig()
+    kept, rejected = filter_documents(table, config)
+    assert sorted([*kept["index"], *rejected["index"]]) == list(range(table.height))
+    for language, bounds in config.thresholds.items():
+        rows = kept.filter(pl.col("language") == language)
+        for signal, bound in bounds.items():
+            values = rows[signal].cast(pl.Float64)
+            assert bound.min is None or (values >= bound.min - 1e-6).all()
+            assert bound.max is None or (values <= bound.max + 1e-6).all()
+
+
+def test_code_has_bounds_of_its_own() -> None:
+    text = "for i in range(10):\n    total += values[i] * weights[i]\n" + "\n".join(
+        f"x{n} = f{n}(y)" for n in range(20)
+    )
+    table = annotate(pl.DataFrame({"text": [text, text], "kind": ["code", "prose"]}), AnnotateConfig())
+    kept, rejected = filter_documents(table, FilterConfig())
+    assert kept["kind"].to_list() == ["code"]
+    assert rejected["kind"].to_list() == ["prose"]
+
+
+def test_a_configuration_is_saved_whole_and_reads_back() -> None:
+    config = FilterConfig(thresholds={"zh": {"words": Bound(min=7)}})
+    assert config.thresholds["zh"]["words"] == Bound(min=7)
+    assert config.thresholds["en"] == read_preset("web")["en"]
+    saved = yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config), allow_unicode=True, sort_keys=False))
+    saved["thresholds"] = {t: {s: Bound(**b) for s, b in bounds.items()} for t, bounds in saved["thresholds"].items()}
+    assert FilterConfig(**saved) == config
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ({"fr": {"words": Bound(min=1)}}, "'fr' is no table"),
+        ({"zh": {"word_count": Bound(min=1)}}, "'word_count' is no signal"),
+        ({"zh": {"words": Bound(min=9, max=1)}}, "min 9 is above max 1"),
+    ],
+)
+def test_a_mistake_in_a_configuration_is_named(thresholds: dict[str, dict[str, Bound]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FilterConfig(thresholds=thresholds)
+
+
+def test_presets_name_signals_that_exist() -> None:
+    names = [path.stem for path in PRESETS.glob("*.yaml")]
+    assert set(names) == {"web", "fineweb", "fineweb2-zh"}
+    for name in names:
+        assert all(signal in SIGNAL_COLUMNS for bounds in read_preset(name).values() for signal in bounds)
+
+
+def test_alarms_speak_of_rules_that_drop_too_much() -> None:
+    config = FilterConfig(alarm_share=0.2)
+    rejects = {("zh", "filter.words"): 30, ("zh", "filter.url_share"): 10, ("other", "filter.language"): 50}
+    lines = alarms({"zh": 100, "other": 50}, rejects, config)
+    assert len(lines) == 1
+    assert "filter.words rejected 30 of 100 documents in zh (30%)" in lines[0]
+
+
+def read_texts(folder: Path, count: int) -> list[str]:
+    """The first texts of each JSONL.zst file of a folder."""
+    import zstandard
+
+    texts: list[str] = []
+    for path in sorted(folder.glob("*.jsonl.zst")):
+        with zstandard.open(path, "rt", encoding="utf-8") as lines:
+            texts += [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
+    return texts
+
+
+def test_good_corpora_are_hardly_touched(corpus: Path) -> None:
+    table = annotate(pl.DataFrame({"text": read_texts(corpus / "documents", 2000)}), AnnotateConfig())
+    kept, _ = filter_documents(table, FilterConfig())
+    for language in ("zh", "en"):
+        before, after = (
+            table.filter(pl.col("language") == language).height,
+            kept.filter(pl.col("language") == language).height,
+        )
+        assert after / before >= 0.95
