@@ -56,12 +56,13 @@ MARKUP_SHARE = 0.03
 
 def strip_markup(text: str) -> str:
     """The text without left-over HTML. A few bare tags, and tags in code, are what the text is about and stay."""
-    tags = _TAG.findall(text)
-    closed = len(tags) >= 2 and "</" in text
-    if closed and sum(map(len, tags)) >= MARKUP_SHARE * len(text):
+    parts = _CODE.split(text)
+    plain = "".join(parts[::2])
+    tags = _TAG.findall(plain)
+    closed = len(tags) >= 2 and "</" in plain
+    if closed and sum(map(len, tags)) >= MARKUP_SHARE * len(plain):
         # So much of it that the page was taken whole as text: its code went through the same mill
         return _unescape(_TAG.sub("", _BREAK.sub("\n", _HIDDEN.sub("", text))))
-    parts = _CODE.split(text)
     residue = closed and any(_ATTRIBUTE.search(tag) for tag in tags)
     for position in range(0, len(parts), 2):
         if residue:
