@@ -36,7 +36,25 @@ ZH = (
     "书本",
     "昨天",
 )
-EN = "the morning light came through window and street was full of voices he opened book read page".split()
+EN = [
+    "the",
+    "morning",
+    "light",
+    "came",
+    "through",
+    "window",
+    "and",
+    "street",
+    "was",
+    "full",
+    "of",
+    "voices",
+    "he",
+    "opened",
+    "book",
+    "read",
+    "page",
+]
 
 MODEL: dict[str, Any] = {
     "hidden_size": 32,
@@ -141,7 +159,7 @@ def command(*words: str, processes: int = 1) -> list[str]:
     """A command line of this checkout's Python, over several processes when asked."""
     if processes == 1:
         return [sys.executable, "-m", *words]
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "--"]
     return [sys.executable, "-m", *launcher, *words]
 
 

@@ -25,7 +25,7 @@ def weights(run: Path) -> str:
     return last.name + hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest()
 
 
-class CutShort(Exception):
+class CutShortError(Exception):
     """Stands for a crash."""
 
 
@@ -36,11 +36,11 @@ def run_crashing(argv: list[str], step: int, monkeypatch: pytest.MonkeyPatch) ->
     def crash(self: metrics.JsonLines, line: dict) -> None:
         write(self, line)
         if line["step"] == step and "loss" in line:
-            raise CutShort
+            raise CutShortError
 
     with monkeypatch.context() as patch:
         patch.setattr(metrics.JsonLines, "write", crash)
-        with pytest.raises(CutShort):
+        with pytest.raises(CutShortError):
             pretrain_command(argv)
 
 
@@ -91,7 +91,7 @@ def test_a_stop_signal_saves_and_leaves(workspace: Path, finished: Path, tmp_pat
 
 
 def kill_at_random(argv: list[str], moments: random.Random, longest: float) -> bool:
-    """Start a run and kill it with SIGKILL within `longest` seconds of its first step; False when it was done before."""
+    """Start a run, kill it with SIGKILL within `longest` seconds of its first step; False when it was done before."""
     process = subprocess.Popen(
         command("trainer", "pretrain", *argv), cwd=PROJECT, env=environment(),
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
