@@ -40,6 +40,8 @@ _META = re.compile(
     re.IGNORECASE,
 )
 
+_SPACED_HAN = re.compile("(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
+_MARKS = ((0x2010, 0x2030), (0x3001, 0x3020), (0xFF01, 0xFF5E))  # general, Chinese and full-width punctuation
 META_WINDOW = 4096
 SAMPLE_BYTES = 60_000
 BELIEVED = 0.9
@@ -79,13 +81,11 @@ def reads_well(text: str, charset: str) -> float:
     kana, hangul = np.count_nonzero(kinds == KANA), np.count_nonzero(kinds == HANGUL)
     han = np.count_nonzero(kinds == HAN)
     rare = np.count_nonzero(roles & RARE)
-    marks = np.count_nonzero(
-        (inside >= 0x2010) & (inside <= 0x2030)
-        | (inside >= 0x3000) & (inside <= 0x3020)
-        | (inside >= 0xFF00) & (inside <= 0xFF5E)
-    )
+    marks = sum(np.count_nonzero((inside >= start) & (inside <= stop)) for start, stop in _MARKS)
     if charset in ("gb18030", "big5hkscs", "hz"):
-        usual = _everyday(inside[kinds == HAN], charset) + marks
+        # Korean bytes read as GBK are everyday characters too, but with the spaces of Korean between them
+        spaced = len(_SPACED_HAN.findall(text)) > 0.1 * han
+        usual = (0.8 if spaced else 1) * _everyday(inside[kinds == HAN], charset) + marks
     elif charset in ("shift_jis", "euc_jp", "cp932"):
         usual = han - rare + kana + marks if kana * 8 > han else 0
     elif charset == "euc_kr":

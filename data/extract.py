@@ -17,9 +17,10 @@ from types import FrameType
 from typing import Literal
 
 import numpy as np
+from lxml import etree, html
 
 from data.charset import decode
-from data.render import render
+from data.render import render, unwrap_chinese
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +57,19 @@ class Extraction:
     detail: str | None = None
 
 
-class _TooSlow(Exception):
+class _TooSlowError(Exception):
     pass
 
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooSlow after `seconds` of wall time. Only a process's main thread can be interrupted; others run free."""
+    """Raise _TooSlowError after `seconds` of wall time. Only a process's main thread can be interrupted; others run free."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise _TooSlow
+        raise _TooSlowError
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -115,18 +116,17 @@ def extract_html(
                 return Extraction(text=None, title=None, charset=charset, status="too_deep", detail=f"{depth} levels")
             page, charset = decode(payload, content_type)
             title, text = (_accurate if config.method == "accurate" else _fast)(page, url)
-    except _TooSlow:
+    except _TooSlowError:
         detail = f"{config.max_seconds:g} seconds"
         return Extraction(text=None, title=None, charset=charset, status="too_slow", detail=detail)
     except (
+        etree.LxmlError,
         ValueError,
         TypeError,
-        KeyError,
-        IndexError,
+        LookupError,
         AttributeError,
         AssertionError,
         RecursionError,
-        LookupError,
     ) as error:
         # the extractors are other people's code over hostile input: their errors are the page's
         return Extraction(text=None, title=None, charset=charset, status="unreadable", detail=type(error).__name__)
@@ -137,12 +137,11 @@ def extract_html(
 
 def _accurate(page: str, url: str) -> tuple[str | None, str]:
     import trafilatura
-    from lxml import html
 
     parser = html.HTMLParser(
         encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False, default_doctype=False
     )
-    cleaned = page.replace("\x00", "").encode("utf-8", "replace")
+    cleaned = unwrap_chinese(page.replace("\x00", "")).encode("utf-8", "replace")
     if not cleaned.strip():
         return None, ""
     tree = html.document_fromstring(cleaned, parser=parser, ensure_head_body=True)

@@ -41,9 +41,11 @@ class RedactConfig:
             raise ValueError("redact: types is empty; name at least one kind, or leave the stage out")
 
 
-_BEFORE, _AFTER = r"(?<![0-9A-Za-z_])", r"(?![0-9A-Za-z_])"
+# Edges are stated in ASCII: nothing that a longer number, word or decimal fraction could go on with
 _DIGITS_BEFORE, _DIGITS_AFTER = r"(?<![0-9A-Za-z_.+-])", r"(?![0-9A-Za-z_]|[.-][0-9])"
 _GAP = r"[ \-.\u00a0\u2010-\u2013]?"
+_CHINA = r"(?:[(（](?:\+|00)86[)）]|(?:\+|00)86)"
+_AREA = r"(?:10|2\d|[3-9]\d{2})"
 _OTHER_NUMBER = re.compile(
     r"(?:order|build|version|ver|v|checksum|sha\d*|md5|isbn(?:-1[03])?|issn|doi|rfc|pi|serial|revision|rev|commit|id:?"
     r"|订单号?|訂單|编号|編號|版本号?|版本|校验和?|流水号|运单号?|快递单号|序列号|货号|型号|号码牌)[ \t:：#]*$",
@@ -71,11 +73,17 @@ def is_identity_card(number: str) -> bool:
     return "10X98765432"[total % 11] == number[17].upper()
 
 
+_CARD_PREFIXES = re.compile(
+    r"62\d{14,17}"  # UnionPay
+    r"|4\d{15}|5[1-5]\d{14}|2[2-7]\d{14}"  # Visa, Mastercard
+    r"|3[47]\d{13}|35\d{14}|6(?:011|4[4-9]\d|5\d\d)\d{12}"  # American Express, JCB, Discover
+    r"|(?:9558|9559|60\d\d|68\d\d)\d{12,15}"  # Chinese banks' own
+)
+
+
 def is_bank_card(number: str) -> bool:
     """Luhn's check, and a prefix and length that a card network issues."""
-    if not re.fullmatch(
-        r"62\d{14,17}|4\d{15}|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|35\d{14}|6(?:011|4[4-9]\d|5\d\d)\d{12}|(?:9558|9559|6[0-9]{3})\d{12,15}", number
-    ):
+    if not _CARD_PREFIXES.fullmatch(number):
         return False
     total = 0
     for position, digit in enumerate(reversed(number)):
@@ -86,7 +94,7 @@ def is_bank_card(number: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pattern:
-    """How one kind is found: `search` selects documents (Rust's regex, no look-around), `exact` finds the span, `check` decides."""
+    """How one kind is found: `search` selects documents (Rust's regex, no look-around), `exact` finds, `check` decides."""
 
     search: str
     exact: re.Pattern[str]
@@ -99,10 +107,12 @@ def _always(_match: re.Match[str], _config: RedactConfig) -> bool:
 
 
 def _check_email(match: re.Match[str], _config: RedactConfig) -> bool:
-    return ".." not in match.group() and not match.group().lower().endswith((".png", ".jpg", ".gif", ".svg", ".css", ".js"))
+    return ".." not in match.group() and not match.group().lower().endswith(
+        (".png", ".jpg", ".gif", ".svg", ".css", ".js")
+    )
 
 
-def _check_mobile(match: re.Match[str], _config: RedactConfig) -> bool:
+def _is_own_number(match: re.Match[str], _config: RedactConfig) -> bool:
     return not _called_otherwise(match.string, match.start())
 
 
@@ -125,50 +135,67 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
         return True
     if address.version == 4:
         first, second = int(match.group().split(".")[0]), int(match.group().split(".")[1])
-        inside = first in (0, 10, 127, 255) or (first, second) in ((192, 168), (169, 254)) or (first == 172 and 16 <= second < 32)
+        inside = (
+            first in (0, 10, 127, 255)
+            or (first, second) in ((192, 168), (169, 254))
+            or (first == 172 and 16 <= second < 32)
+        )
         return not inside and first < 224
-    return not (address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast) and len(match.group()) > 6
+    return (
+        not (address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast)
+        and len(match.group()) > 6
+    )
 
 
 _PATTERNS: dict[PersonalData, _Pattern] = {
     "email": _Pattern(
         search=r"[0-9A-Za-z]@[0-9A-Za-z]",
-        exact=re.compile(r"(?<![0-9A-Za-z._%+-])[0-9A-Za-z](?:[0-9A-Za-z._%+-]{0,62}[0-9A-Za-z_+-])?@(?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.)+[A-Za-z]{2,24}(?![0-9A-Za-z-])"),
+        exact=re.compile(
+            r"(?<![0-9A-Za-z._%+-])[0-9A-Za-z](?:[0-9A-Za-z._%+-]{0,62}[0-9A-Za-z_+-])?"
+            r"@(?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.)+[A-Za-z]{2,24}(?![0-9A-Za-z-])"
+        ),
         check=_check_email,
     ),
     "id_card": _Pattern(
         search=r"[0-9]{17}[0-9Xx]",
-        exact=re.compile(_DIGITS_BEFORE + r"[1-8]\d{16}[0-9Xx](?![0-9A-Za-z_]|[.-]\d)", re.ASCII),
+        exact=re.compile(_DIGITS_BEFORE + r"[1-8]\d{16}[0-9Xx]" + _DIGITS_AFTER, re.ASCII),
         check=_check_identity_card,
     ),
     "bank_card": _Pattern(
         search=r"[0-9]{15}|[0-9]{4}[ -][0-9]{4,6}[ -][0-9]{4,5}",
-        exact=re.compile(_DIGITS_BEFORE + r"(?:\d{15,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{5})" + _DIGITS_AFTER, re.ASCII),
+        exact=re.compile(
+            _DIGITS_BEFORE
+            + r"(?:\d{15,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{5})"
+            + _DIGITS_AFTER,
+            re.ASCII,
+        ),
         check=_check_bank_card,
     ),
     "mobile": _Pattern(
         search=r"1[3-9][0-9][ \-.\x{a0}\x{2010}-\x{2013}]?[0-9]{4}[ \-.\x{a0}\x{2010}-\x{2013}]?[0-9]{4}",
         exact=re.compile(
-            rf"(?<![0-9A-Za-z_+.])(?:[(（]?(?:\+|00)86[)）]?{_GAP}|86[ -])?(?<![0-9])1[3-9]\d{_GAP}\d{{4}}{_GAP}\d{{4}}(?![0-9A-Za-z_]|[.-]\d)", re.ASCII
+            rf"(?<![0-9A-Za-z_+.])(?:{_CHINA}{_GAP}|86[ -])?1[3-9]\d{_GAP}\d{{4}}{_GAP}\d{{4}}{_DIGITS_AFTER}", re.ASCII
         ),
-        check=_check_mobile,
+        check=_is_own_number,
     ),
     "landline": _Pattern(
-        search=r"0[1-9][0-9]{1,2}[)）]?[ \-–—]?[2-9][0-9]{2,3}|400[ -]?[0-9]{3,4}",
+        search=r"0[1-9][0-9]{1,2}[)）]?[ \-–—]?[2-9][0-9]{2,3}|400[ -]?[0-9]{3,4}|86[)）]?[ -]?[1-9][0-9]{1,2}[ -]",
         exact=re.compile(
-            r"(?<![0-9A-Za-z_.])(?:(?:[(（]?(?:\+|00)86[)）]?[ -]?)?(?:[(（]0(?:10|2\d|[3-9]\d{2})[)）][ -]?|0?(?:10|2\d|[3-9]\d{2})[ \-–—])[2-9]\d{2,3}[ -]?\d{4}"
-            r"|0(?:10|2\d)[2-9]\d{7}|400[ -]\d{3,4}[ -]\d{3,4})(?:[ -]?(?:转|轉|ext\.?)[ ]?\d{1,6})?(?![0-9A-Za-z_]|[.-]\d)",
+            rf"(?<![0-9A-Za-z_.+])(?<![0-9]-)(?:(?:{_CHINA}[ -]?0?{_AREA}[ -]|[(（]0{_AREA}[)）][ -]?|0{_AREA}[ \-–—])"
+            rf"[2-9]\d{{2,3}}[ -]?\d{{4}}"
+            rf"|0(?:10|2\d)[2-9]\d{{7}}|400[ -]\d{{3,4}}[ -]\d{{3,4}})(?:[ -]?(?:转|轉|ext\.?)[ ]?\d{{1,6}})?{_DIGITS_AFTER}",
             re.ASCII,
         ),
-        check=_check_mobile,
+        check=_is_own_number,
     ),
     "international_phone": _Pattern(
         search=r"\+[0-9]{1,3}[ \-.(]|\+[0-9]{8}|[0-9]{3}[)] ?[0-9]{3}[-. ][0-9]{4}|[0-9]{3}-[0-9]{3}-[0-9]{4}",
         exact=re.compile(
-            r"(?<![0-9A-Za-z_.+(])(?:\+\d{1,3}(?:[ \-.]?\(\d{1,4}\))?(?:[ \-.]?\d{2,5}){2,5}|(?:\+?1[ \-.]?)?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}-)\d{3}[-. ]\d{4})(?![0-9A-Za-z_]|[.-]\d)",
+            r"(?<![0-9A-Za-z_.+])(?:\+\d{1,3}(?:[ \-.]?\(\d{1,4}\))?(?:[ \-.]?\d{2,5}){2,5}"
+            rf"|(?:\+?1[ \-.]?)?(?:\([2-9]\d{{2}}\) ?|[2-9]\d{{2}}-)\d{{3}}[-. ]\d{{4}}){_DIGITS_AFTER}",
             re.ASCII,
         ),
-        check=lambda match, config: 8 <= len(_digits(match.group())) <= 15 and _check_mobile(match, config),
+        check=lambda match, config: 8 <= len(_digits(match.group())) <= 15 and _is_own_number(match, config),
     ),
     "ipv4": _Pattern(
         search=r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}",
@@ -177,24 +204,31 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
     ),
     "ipv6": _Pattern(
         search=r"[0-9A-Fa-f]{1,4}:(?::|[0-9A-Fa-f]{1,4}:)[0-9A-Fa-f:]",
-        exact=re.compile(r"(?<![0-9A-Za-z_:.])(?:[0-9A-Fa-f]{1,4}:){1,7}(?::?[0-9A-Fa-f]{1,4}|:){1}(?::[0-9A-Fa-f]{1,4}){0,6}(?![0-9A-Za-z_:])", re.ASCII),
-        check=lambda match, config: (match.group().count(":") == 7 or "::" in match.group()) and _check_address(match, config),
+        exact=re.compile(
+            r"(?<![0-9A-Za-z_:.])[0-9A-Fa-f]{1,4}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z_:])", re.ASCII
+        ),
+        check=_check_address,
     ),
     "qq": _Pattern(
         search=r"(?i)qq.{0,8}[1-9][0-9]{4}",
-        exact=re.compile(r"(?i)(?<![a-z])qq(?:群|号码|号|號)?(?:\s*[:：是为為]\s*|\s+|(?=\d))([1-9]\d{4,10})(?![0-9A-Za-z_]|\.\d)", re.ASCII),
+        exact=re.compile(
+            r"(?<![A-Za-z])qq(?:群|号码|号|號)?(?:\s*[:：是为為]\s*|\s+|(?=\d))([1-9]\d{4,10})(?![0-9A-Za-z_]|\.\d)",
+            re.ASCII | re.IGNORECASE,
+        ),
         check=_always,
         group=1,
     ),
     "wechat": _Pattern(
         search=r"(?i)(?:微信|wechat|weixin|vx|v信|薇信|加微).{0,8}[0-9A-Za-z]",
         exact=re.compile(
-            r"(?i)(?:微信号?|微信帳號|微信账号|wechat(?:\s+id)?|weixin|(?<![a-z])vx|v信|薇信|加微)(?:\s*[:：]\s*|\s*(?:是|为|為)\s*)([a-z][-_a-z0-9]{5,19}|1[3-9]\d{9})(?![0-9A-Za-z_-])", re.ASCII
+            r"(?:微信(?:号|帳號|账号)?|wechat(?:\s+id)?|weixin|(?<![a-z])vx|v信|薇信|加微)(?:\s*[:：]\s*|\s*(?:是|为|為)\s*)"
+            r"([a-z][-_a-z0-9]{5,19}|1[3-9]\d{9})(?![0-9A-Za-z_-])",
+            re.ASCII | re.IGNORECASE,
         ),
         check=_always,
         group=1,
     ),
-}  # fmt: skip
+}
 
 
 def redact_text(text: str, kinds: list[PersonalData], config: RedactConfig) -> tuple[str, dict[PersonalData, int]]:

@@ -13,15 +13,31 @@ from typing import Any
 Element = Any  # lxml ships no types
 
 _WIDE = "\u2e80-\u303f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
-_BREAK_IN_CHINESE = re.compile(f"(?<=[{_WIDE}])[ \t]*[\r\n]+[ \t\r\n]*(?=[{_WIDE}])")
+_BREAK_IN_CHINESE = re.compile(f"(?<=[{_WIDE}])[ \t]*\r?\n[ \t]*(?=[{_WIDE}])")
+_PREFORMATTED = re.compile(r"(<(pre|textarea)\b.*?</\2\s*>)", re.IGNORECASE | re.DOTALL)
 _BLANK_LINE = re.compile(r"\n[ \t\r\xa0\u3000]*\n")
 _SPACE = re.compile(r"[ \t\r\n\xa0]+")
 _INLINE = frozenset({"hi", "ref", "del", "span", "a", "em", "strong", "b", "i", "sub", "sup", "lb"})
 
 
+def unwrap_chinese(page: str) -> str:
+    """The HTML page without the line feeds that its author put between two Han characters to wrap a paragraph.
+
+    They would be read as spaces. A blank line, and what is preformatted, stays.
+    """
+    if not _BREAK_IN_CHINESE.search(page):
+        return page
+    parts = _PREFORMATTED.split(page)  # text, element, name of the element, text, ...
+    return "".join(
+        _BREAK_IN_CHINESE.sub("", part) if place % 3 == 0 else part
+        for place, part in enumerate(parts)
+        if place % 3 != 2
+    )
+
+
 def _tidy(text: str) -> str:
     lines = text.split("\v")  # a line break that the page asked for
-    return "\n".join(_SPACE.sub(" ", _BREAK_IN_CHINESE.sub("", line)).strip() for line in lines).strip()
+    return "\n".join(_SPACE.sub(" ", line).strip() for line in lines).strip()
 
 
 def _is_inline(element: Element) -> bool:

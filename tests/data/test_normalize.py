@@ -32,7 +32,7 @@ def one(text: str, **settings_: bool) -> tuple[str, str]:
 
 @pytest.mark.parametrize("text", [CHINESE, TRADITIONAL, ENGLISH])
 @pytest.mark.parametrize("read", [lambda raw: raw.decode("latin-1"), cp1252_or_latin1])
-def test_utf8_read_as_latin_comes_back(text: str, read) -> None:  # noqa: ANN001
+def test_utf8_read_as_latin_comes_back(text: str, read) -> None:
     wrong = read(text.encode("utf-8"))
     assert repair(wrong) == text
     assert one(wrong) == (text, "mojibake")
@@ -40,7 +40,7 @@ def test_utf8_read_as_latin_comes_back(text: str, read) -> None:  # noqa: ANN001
 
 @pytest.mark.parametrize("text", [CHINESE, TRADITIONAL])
 @pytest.mark.parametrize("read", [lambda raw: raw.decode("latin-1"), cp1252_or_latin1])
-def test_gbk_read_as_latin_comes_back(text: str, read) -> None:  # noqa: ANN001
+def test_gbk_read_as_latin_comes_back(text: str, read) -> None:
     assert repair(read(text.encode("gb18030"))) == text
 
 
