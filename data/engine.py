@@ -83,6 +83,7 @@ def run_stage(stage: Stage, config: CorpusConfig, options: RunOptions, limit: in
         limit=limit,
         tokenizer=options.tokenizer,
     )
+    _check_documents(context)
     _claim(context, wanted, record)
     _check_disk(stage, context, config)
     started = time.perf_counter()
@@ -183,6 +184,18 @@ def _empty(folder: Path) -> None:
     shutil.rmtree(folder / MARKERS, ignore_errors=True)
 
 
+def _check_documents(context: Context) -> None:
+    """ValueError if the stages before left no document, saying which rules took them."""
+    before = read_record(context.workspace, context.reads[0].partition("/")[0]) if context.reads else None
+    counts = before["counts"] if before is not None else {}
+    assert isinstance(counts, dict)
+    if "kept" in counts and documents(counts, "kept") == 0:
+        assert before is not None
+        rules = sorted(counts.get("rejected_by", {}).items(), key=lambda rule: -rule[1]["documents"])[:3]
+        said = ", ".join(f"{part['documents']} by {rule}" for rule, part in rules)
+        raise ValueError(f"{context.stage} has nothing to read: {before['stage']} rejected every document ({said})")
+
+
 def _bytes_read(stage: Stage, context: Context) -> int:
     """Bytes on disk that the stage reads, by its first phase's tasks."""
     phase = stage.phases[0]
@@ -236,10 +249,10 @@ def _say_done(stage: Stage, record: dict[str, object]) -> None:
     assert isinstance(run, dict)
     assert isinstance(problems, list)
     parts = [f"{documents(counts, name):,} {name}" for name in ("read", "kept", "rejected") if name in counts]
-    for name in ("train", "validation", "tokens"):
-        value = counts.get(name)
-        if isinstance(value, dict) and "documents" in value:
-            parts.append(f"{value['documents']:,} {name}")
+    parts += [f"{documents(counts, name):,} {name}" for name in ("train", "validation") if name in counts]
+    tokens = counts.get("tokens")
+    if isinstance(tokens, dict):
+        parts += [f"{part['tokens']:,} tokens to {name}" for name, part in sorted(tokens.get("all", {}).items())]
     say(f"{stage.name}: {', '.join(parts) or 'done'} ({run['seconds']:.1f} s)")
     for problem in problems[:10]:
         say(f"  {problem['file']}: {problem['reason']}: {problem['detail']}")

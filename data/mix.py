@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from data.config import CorpusConfig
 
 BALANCED = ("zh", "en")
-MOST = float(1 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def settings(config: CorpusConfig) -> object:
     """The mix's own settings, and the weights of the sources."""
     from data.records import plain
 
-    weights = {source.name or source.path: source.weight for source in config.sources if source.weight != 1.0}
+    weights = {source.name: source.weight for source in config.sources if source.weight != 1.0}
     return {"mix": plain(config.mix), "weights": weights}
 
 
@@ -120,9 +119,8 @@ def base_weight(table: pl.DataFrame, config: CorpusConfig) -> np.ndarray:
         for bucket in sorted(mix.buckets, key=lambda one: one.min):
             weight[score >= bucket.min] = bucket.epochs
     sources = {source.name: source.weight for source in config.sources if source.name}
-    single = config.sources[0].weight if len(config.sources) == 1 else 1.0
     collections = table["collection"].to_list()
-    weight = weight * np.array([sources.get(name, single) for name in collections], dtype=np.float64)
+    weight = weight * np.array([sources.get(name, 1.0) for name in collections], dtype=np.float64)
     if mix.cluster_power:
         weight = weight * table["cluster_size"].fill_null(1).to_numpy().astype(np.float64) ** mix.cluster_power
     return weight
@@ -134,10 +132,14 @@ def copies(weight: np.ndarray, factor: float, chance: np.ndarray, max_epochs: fl
 
 
 def solve_factor(weight: np.ndarray, sizes: np.ndarray, chance: np.ndarray, target: float, max_epochs: float) -> float:
-    """The greatest factor whose copies hold at most `target`: exact to one document, for it is monotonous."""
-    low, high = 0.0, 1.0
-    while high < MOST and float(copies(weight, high, chance, max_epochs) @ sizes) <= target:
-        low, high = high, high * 2
+    """The greatest factor whose copies hold at most `target`: exact to one document, for it is monotonous.
+
+    No factor goes beyond the one that brings every document to `max_epochs`.
+    """
+    some = weight[weight > 0]
+    low, high = 0.0, max_epochs / float(some.min()) if len(some) else 1.0
+    if float(copies(weight, high, chance, max_epochs) @ sizes) <= target:
+        return high
     for _ in range(60):
         middle = (low + high) / 2
         if float(copies(weight, middle, chance, max_epochs) @ sizes) <= target:
@@ -167,9 +169,10 @@ def balance(sizes: Arrays, weights: Arrays, chances: Arrays, mix: MixConfig) -> 
     scarce, ample = sorted(BALANCED, key=lambda name: have[name] / share[name] if share[name] else float("inf"))
     if mix.balance == "repeat" and share[ample] > 0:
         target = have[ample] * share[scarce] / share[ample] - both
-        factors[scarce] = max(
-            1.0, solve_factor(weights[scarce], sizes[scarce], chances[scarce], target, mix.max_epochs)
-        )
+        found = solve_factor(weights[scarce], sizes[scarce], chances[scarce], target, mix.max_epochs)
+        factors[scarce] = max(1.0, found)
+        if total(scarce, found * (1 + 1e-9)) > target:
+            return factors  # met to a document; otherwise the other language is cut down for the rest
     reached = total(scarce, factors[scarce]) + both
     target = max(0.0, (reached * share[ample] / share[scarce] if share[scarce] else float("inf")) - both)
     if target < total(ample, 1.0):

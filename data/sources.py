@@ -52,6 +52,8 @@ class SourceConfig:
             raise ValueError("sources: path is empty: expected a file, folder, glob, URL or data set name")
         if self.weight < 0:
             raise ValueError(f"sources: {self.path}: weight is {self.weight}: expected 0 or more")
+        if self.weight != 1 and not self.name:
+            raise ValueError(f"sources: {self.path} has a weight and no name: give it a name")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,82 @@
+"""A configuration that cannot be used is answered by one line: the file, the key, what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from command_line import run_commands
+from data.__main__ import COMMANDS
+from data.config import CorpusConfig
+from data.records import plain
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a command ends with."""
+    try:
+        code = run_commands("python -m data", COMMANDS, list(words))
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert code != 0
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("mix: {zh_shere: 0.5}", ["mix.zh_shere", "zh_share"]),
+        ("mix: {zh_share: many}", ["mix.zh_share"]),
+        ("mix: {zh_share: 1.5}", ["zh_share", "[0, 1]"]),
+        ("mix: {balance: sideways}", ["mix.balance", "repeat"]),
+        ("sources: [{paht: a.jsonl}]", ["sources[0].paht", "path"]),
+        ("sources: [{path: a.jsonl, kind: poem}]", ["sources[0]", "prose"]),
+        ("sources: [{path: a.jsonl, weight: 2}]", ["a.jsonl", "name"]),
+        ("soucres: []", ["soucres", "sources"]),
+        ("ingest: {shard_mb: 0}", ["shard_mb", "more than 0"]),
+        ("engine: {slurm: {partitoin: x}}", ["engine.slurm.partitoin", "partition"]),
+        ("mix: [1", ["not YAML"]),
+    ],
+)
+def test_mistake_is_answered_by_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: list[str]
+) -> None:
+    path = tmp_path / "corpus.yaml"
+    path.write_text(text)
+    line = error_of(capsys, "run", "--config", str(path), "--workspace", str(tmp_path / "w"))
+    for word in [str(path), *told]:
+        assert word in line
+
+
+def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, "run", "--config", str(tmp_path / "no.yaml"), "--workspace", str(tmp_path / "w"))
+    assert "no.yaml" in line
+
+
+def test_input_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, "run", "--workspace", str(tmp_path / "w"), "--input", str(tmp_path / "absent"))
+    assert "absent" in line
+
+
+def test_tokenize_without_tokenizer_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--tokenizer" in error_of(capsys, "tokenize", "--workspace", str(tmp_path / "w"))
+
+
+def test_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "deduplikate" in error_of(capsys, "deduplikate")
+
+
+@pytest.mark.parametrize("name", ["web", "demo"])
+def test_configurations_of_the_project_are_read(project: Path, tmp_path: Path, name: str) -> None:
+    from data.__main__ import _parser
+
+    words = ["--config", str(project / "configs" / "corpus" / f"{name}.yaml"), "--workspace", str(tmp_path)]
+    assert isinstance(_parser("run", "").read(words).config, CorpusConfig)
+
+
+def test_saved_configuration_reads_back() -> None:
+    saved = yaml.safe_dump(plain(CorpusConfig()), allow_unicode=True, sort_keys=False)
+    assert yaml.safe_load(saved) == plain(CorpusConfig())

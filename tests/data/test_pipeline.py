@@ -1,0 +1,287 @@
+"""The engine: order from what stages read, what is up to date, what is stale and why, and one corpus however it is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from data.engine import RunOptions, run_stage, workspace_lock
+from data.mix import MixConfig
+from data.pipeline import EngineConfig, SlurmConfig
+from data.records import read_record
+from data.sources import SourceConfig
+from data.stage import Stage
+from data.stages import declared, in_order, order, stage_named
+from tests.data.small_corpus import STAGES, configuration, digests, record, run, write_inputs
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("finished")
+    run(configuration(inputs), workspace)
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished: Path, tmp_path: Path) -> Path:
+    """A finished workspace of the test's own."""
+    return Path(shutil.copytree(finished, tmp_path / "workspace"))
+
+
+def stage(name: str, *reads: str) -> Stage:
+    return Stage(name=name, reads=reads, writes=("kept",), settings=lambda config: None, phases=())  # noqa: ARG005
+
+
+def test_stages_come_after_what_they_read() -> None:
+    names = [one.name for one in in_order()]
+    assert names == [*STAGES, "tokenize", "report"]
+    assert [one.name for one in order(declared()[::-1])] == names
+
+
+def test_wiring_that_cannot_be_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="which no stage writes"):
+        order([stage("a", "absent/kept")])
+    with pytest.raises(RuntimeError, match="one another"):
+        order([stage("a", "b/kept"), stage("b", "a/kept")])
+
+
+def test_counts_add_up_from_stage_to_stage(finished: Path) -> None:
+    before = None
+    for name in STAGES[:-1]:
+        counts = record(finished, name)["counts"]
+        read, kept, rejected = (counts.get(part, {}).get("documents", 0) for part in ("read", "kept", "rejected"))
+        assert read == kept + rejected
+        assert before is None or read == before
+        before = kept
+    mix = record(finished, "mix")["counts"]
+    assert mix["read"]["documents"] == before == mix["taken"]["documents"] + mix["left"]["documents"]
+    written = mix["train"]["documents"] + mix["validation"]["documents"]
+    assert written == mix["taken"]["documents"] + mix["repeated"]["documents"]
+
+
+def test_every_document_is_kept_or_rejected_once(finished: Path) -> None:
+    ingested = set(pl.read_parquet(finished / "ingest" / "kept" / "*.parquet")["id"])
+    left = list(pl.read_parquet(finished / "decontaminate" / "kept" / "*.parquet")["id"])
+    for name in ("filter", "deduplicate", "decontaminate"):
+        left += pl.read_parquet(finished / name / "rejected" / "*.parquet")["id"].to_list()
+    assert len(left) == len(set(left))
+    assert set(left) == ingested
+
+
+def test_record_is_complete(finished: Path) -> None:
+    filter_record = record(finished, "filter")
+    assert filter_record["config"]["preset"] == "web"
+    assert filter_record["config"]["alarm_share"] > 0
+    assert filter_record["inputs"].keys() == {"annotate"}
+    assert filter_record["run"].keys() >= {"seconds", "host", "workers", "versions"}
+    for name, file in filter_record["files"].items():
+        path = finished / "filter" / name
+        assert path.stat().st_size == file["file_bytes"]
+        assert pl.read_parquet(path).height == file["documents"]
+
+
+def test_up_to_date_stages_are_skipped(workspace: Path, inputs: Path) -> None:
+    before = digests(workspace)
+    figures = run(configuration(inputs), workspace)
+    assert all(figures[name]["skipped"] for name in STAGES)
+    assert digests(workspace) == before
+
+
+def skipped(figures: dict[str, Any]) -> list[str]:
+    return [name for name, part in figures.items() if part["skipped"]]
+
+
+def test_changed_setting_rebuilds_its_stage_and_what_comes_after(
+    workspace: Path, inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration(inputs)
+    changed = replace(config, redact=replace(config.redact, placeholder="[{type}]"))
+    figures = run(changed, workspace)
+    assert skipped(figures) == list(STAGES[:4])
+    told = capsys.readouterr().err
+    assert "redact: stale (placeholder: '<{type}>' -> '[{type}]'), rebuilt" in told
+    assert "decontaminate: stale (redact changed), rebuilt" in told
+
+
+def test_source_weight_concerns_the_mix_alone(inputs: Path, tmp_path: Path) -> None:
+    def config(weight: float) -> Any:
+        return configuration(inputs, sources=[SourceConfig(path=str(inputs), name="all", weight=weight)])
+
+    run(config(1.0), tmp_path)
+    assert skipped(run(config(2.0), tmp_path)) == list(STAGES[:-1])
+
+
+def test_changed_input_file_is_noticed(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path / "in", documents=8)
+    workspace = tmp_path / "w"
+    run(configuration(inputs), workspace, "ingest")
+    for path in inputs.iterdir():
+        os.utime(path)  # touched, not changed
+    assert skipped(run(configuration(inputs), workspace, "ingest")) == ["ingest"]
+    text = (inputs / "a.jsonl").read_text(encoding="utf-8")
+    (inputs / "a.jsonl").write_text(text.replace("d0", "e0"), encoding="utf-8")
+    assert skipped(run(configuration(inputs), workspace, "ingest")) == []
+
+
+def test_leftovers_of_another_configuration_are_not_mixed_in(workspace: Path, inputs: Path, tmp_path: Path) -> None:
+    """A stage begun with one configuration and cut short gives nothing to another configuration's corpus."""
+    config = configuration(inputs, mix=MixConfig(shard_mb=0.02, validation_share=0.1, seed=5))
+    run(config, tmp_path / "fresh")
+    (workspace / "mix" / "stage.json").unlink()
+    (workspace / "mix" / "progress").mkdir()
+    (workspace / "mix" / "progress" / "key.json").write_text('{"key": "another"}')
+    shutil.copy(workspace / "mix" / "train" / "00000.parquet", workspace / "mix" / "train" / "00099.parquet")
+    run(config, workspace)
+    assert digests(workspace)["mix"] == digests(tmp_path / "fresh")["mix"]
+    written = {path.name for path in (workspace / "mix" / "train").iterdir()}
+    assert "00099.parquet" not in written
+
+
+def test_missing_shard_is_noticed(workspace: Path, inputs: Path) -> None:
+    before = digests(workspace)
+    sorted((workspace / "redact" / "kept").glob("*.parquet"))[0].unlink()
+    figures = run(configuration(inputs), workspace)
+    assert "redact" not in skipped(figures)
+    assert digests(workspace) == before
+
+
+def test_folder_that_is_not_ours_is_left_alone(tmp_path: Path, inputs: Path) -> None:
+    (tmp_path / "ingest").mkdir()
+    (tmp_path / "ingest" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="no stage has recorded"):
+        run(configuration(inputs), tmp_path, "ingest")
+    assert (tmp_path / "ingest" / "thesis.txt").exists()
+
+
+def test_stage_without_its_input_names_what_to_run(tmp_path: Path, inputs: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="python -m data annotate"):
+        run(configuration(inputs), tmp_path, "filter")
+
+
+def test_stage_whose_input_lost_everything_says_why(tmp_path: Path, inputs: Path) -> None:
+    config = configuration(inputs)
+    config = replace(config, filter=replace(config.filter, languages=["other"]))
+    with pytest.raises(ValueError, match="deduplicate has nothing to read: filter rejected every document"):
+        run(config, tmp_path)
+
+
+def test_workspace_is_held_by_one_run(tmp_path: Path, inputs: Path) -> None:
+    with workspace_lock(tmp_path), pytest.raises(OSError, match="in use by another run"):
+        run(configuration(inputs), tmp_path, "ingest")
+
+
+def test_limit_is_spread_over_files_and_shards(workspace: Path, inputs: Path, tmp_path: Path) -> None:
+    run(configuration(inputs), tmp_path, "ingest", limit=9)
+    assert record(tmp_path, "ingest")["counts"]["read"]["documents"] == 9
+    run_stage(stage_named("annotate"), configuration(inputs), RunOptions(workspace=workspace), limit=7)
+    assert record(workspace, "annotate")["counts"]["read"]["documents"] == 7
+
+
+def test_two_workers_give_the_same_corpus(finished: Path, inputs: Path, project: Path, tmp_path: Path) -> None:
+    run(configuration(inputs), tmp_path, "ingest", "annotate", workers=2)
+    ours = digests(tmp_path)
+    assert {name: digests(finished)[name] for name in ours} == ours
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_corpus(finished: Path, inputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    import ray
+
+    try:
+        run(configuration(inputs), tmp_path, workers=2, executor="ray")
+    finally:
+        ray.shutdown()
+    assert digests(tmp_path) == digests(finished)
+
+
+SBATCH = """#!{python}
+import os, re, subprocess, sys
+script = open(sys.argv[-1]).read()
+log = open({log!r}, "a")
+log.write(script)
+array = re.search(r"--array=0-(\\d+)", script)
+if array and "merge_stats" not in script:
+    lines = script.splitlines()
+    command = [line for line in lines if line.startswith("srun")][0].split("launch_pickled_pipeline")[1].strip()
+    for number in range(int(array.group(1)) + 1):
+        env = os.environ | {{"SLURM_ARRAY_TASK_ID": str(number), "SLURM_NODELIST": "here", "SLURM_JOB_ID": "1"}}
+        subprocess.run([{launcher!r}, command], env=env, check=True, stdout=log, stderr=log)
+print("Submitted batch job 1")
+"""
+
+
+def test_slurm_script_is_written_and_does_the_tasks(
+    finished: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for `sbatch` and `scontrol` that run the array's tasks here, one after another."""
+    tools, log = tmp_path / "bin", tmp_path / "log"
+    tools.mkdir()
+    launcher = str(Path(sys.executable).parent / "launch_pickled_pipeline")
+    (tools / "sbatch").write_text(SBATCH.format(python=sys.executable, log=str(log), launcher=launcher))
+    (tools / "scontrol").write_text("#!/bin/sh\necho here\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    slurm = SlurmConfig(partition="thin", time="1:00:00", tasks_per_job=10, sbatch={"account": "corpus"})
+    config = configuration(inputs, engine=EngineConfig(disk_reserve_mb=0, spread_mb=0, slurm=slurm))
+    run(config, tmp_path / "w", "ingest", executor="slurm", workers=3)
+    assert digests(tmp_path / "w")["ingest"] == digests(finished)["ingest"]
+    script = log.read_text()
+    for line in ("--partition=thin", "--time=1:00:00", "--account=corpus", "--job-name=tiankong-ingest-read", "%3"):
+        assert line in script
+
+
+def test_slurm_without_sbatch_says_where_the_script_is(tmp_path: Path, inputs: Path) -> None:
+    if shutil.which("sbatch"):
+        pytest.skip("this machine has Slurm")
+    with pytest.raises(FileNotFoundError, match="no `sbatch`"):
+        run(configuration(inputs), tmp_path, "ingest", executor="slurm")
+    (script,) = tmp_path.rglob("launch_script.slurm")
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_worker_that_is_killed_ends_the_run_with_one_line(inputs: Path, project: Path, tmp_path: Path) -> None:
+    """A pool waits for ever for a worker that the kernel killed; the run must not."""
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(project)!r})
+from pathlib import Path
+if __name__ == "__main__":
+    import threading, time
+    from tests.data.small_corpus import configuration, run
+    inputs, workspace = Path({str(inputs)!r}), Path({str(tmp_path)!r})
+    def shoot():
+        while True:
+            for path in workspace.glob("ingest/progress/read/*.running"):
+                try:
+                    os.kill(int(__import__("json").loads(path.read_text())["pid"]), signal.SIGKILL)
+                    return
+                except (ValueError, OSError):
+                    pass
+            time.sleep(0.005)
+    threading.Thread(target=shoot, daemon=True).start()
+    run(configuration(inputs), workspace, "ingest", workers=2)
+"""
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "was killed" in done.stderr
+    run(configuration(inputs), tmp_path, "ingest")
+    assert read_record(tmp_path, "ingest") is not None

@@ -1,0 +1,147 @@
+"""A run that is cut short anywhere ends, when it is run again, with the same corpus byte for byte."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data import shards
+from tests.data.small_corpus import STAGES, configuration, digests, run, write_inputs
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the project may catch it."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    workspace = tmp_path_factory.mktemp("undisturbed")
+    run(configuration(inputs), workspace)
+    return digests(workspace)
+
+
+def test_cut_short_at_any_write_it_ends_the_same(
+    inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is stopped again and again, each time a few writes further on, before or after a file appears."""
+    replace, draw = os.replace, random.Random(7)
+    left = 0
+
+    def stop(source: object, target: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0 and draw.random() < 0.5:
+            raise Killed
+        replace(source, target)  # type: ignore[arg-type]
+        if left == 0:
+            raise Killed
+
+    stops = 0
+    monkeypatch.setattr(shards.os, "replace", stop)
+    while True:
+        left = draw.randrange(3, 25)
+        try:
+            run(configuration(inputs), tmp_path)
+            break
+        except Killed:
+            stops += 1
+    assert stops >= 8
+    assert digests(tmp_path) == undisturbed
+
+
+def test_half_written_files_are_no_shards(inputs: Path, undisturbed: dict[str, object], tmp_path: Path) -> None:
+    """What a kill leaves under temporary names is removed and never read."""
+    run(configuration(inputs), tmp_path, "ingest")
+    kept = tmp_path / "annotate" / "kept"
+    run(configuration(inputs), tmp_path, "annotate")
+    (tmp_path / "annotate" / "stage.json").unlink()
+    (kept / ".00000-0000.parquet.99.tmp").write_bytes(b"half")
+    with pytest.raises(ValueError, match="no stage has recorded"):
+        run(configuration(inputs), tmp_path, "annotate")
+
+
+def test_shard_damaged_after_it_was_marked_is_made_again(
+    inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resuming compares digests: a power failure may leave a marker whose shard did not reach the disk."""
+    run(configuration(inputs), tmp_path, "ingest")
+    calls = 0
+    whole = shards.write_json
+
+    def stop_late(path: Path, value: object) -> None:
+        nonlocal calls
+        calls += path.parent.name == "annotate"
+        if calls > 3 and path.suffix == ".json":
+            raise Killed
+        whole(path, value)
+
+    monkeypatch.setattr("data.stage.write_json", stop_late)
+    with pytest.raises(Killed):
+        run(configuration(inputs), tmp_path, "annotate")
+    monkeypatch.setattr("data.stage.write_json", whole)
+    victim = sorted((tmp_path / "annotate" / "kept").glob("*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:-7] + b"garbage")
+    run(configuration(inputs), tmp_path)
+    assert digests(tmp_path) == undisturbed
+
+
+def command(inputs: Path, workspace: Path, workers: int) -> list[str]:
+    small = "--ingest.shard_mb 0.03 --ingest.pack_mb 0.02 --ingest.split_mb 0.06 --mix.shard_mb 0.05 "
+    small += "--mix.validation_share 0.1 --engine.disk_reserve_mb 0 --engine.spread_mb 0"
+    return [
+        sys.executable, "-m", "data", "run", "--workspace", str(workspace), "--input", str(inputs),
+        "--workers", str(workers), *small.split(),
+    ]  # fmt: skip
+
+
+def kill_and_resume(project: Path, words: list[str], kills: int, seconds: float, seed: int) -> None:
+    """Kill the main process alone (its workers must end by themselves) `kills` times, then let it run to its end."""
+    draw = random.Random(seed)
+    for _ in range(kills):
+        process = subprocess.Popen(words, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.5, seconds))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def orphans(workspace: Path) -> list[str]:
+    """Command lines of processes that still have the workspace's files open or named."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            names = [os.readlink(link) for link in (folder / "fd").iterdir()]
+        except OSError:
+            continue
+        if int(folder.name) != os.getpid() and any(str(workspace) in name for name in names):
+            found.append((folder / "cmdline").read_text())
+    return found
+
+
+def test_kill_9_and_resume(inputs: Path, undisturbed: dict[str, object], project: Path, tmp_path: Path) -> None:
+    kill_and_resume(project, command(inputs, tmp_path, workers=1), kills=2, seconds=6.0, seed=1)
+    assert digests(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fifteen_kills(
+    inputs: Path, undisturbed: dict[str, object], project: Path, tmp_path: Path, workers: int
+) -> None:
+    kill_and_resume(project, command(inputs, tmp_path, workers), kills=15, seconds=12.0, seed=workers)
+    assert {name: digests(tmp_path)[name] for name in STAGES} == undisturbed
+    time.sleep(1.0)
+    assert orphans(tmp_path) == []
