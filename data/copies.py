@@ -30,7 +30,7 @@ from data.exact import folded_digests
 from data.minhash import band_keys, signatures
 from data.partitions import parts, read_range, read_ranges, write_part
 from data.shingles import folded_units
-from data.verify import CLAUSES, compare
+from data.verify import CLAUSES, SCORES, compare
 
 Array = np.ndarray
 
@@ -41,7 +41,14 @@ DENSE_BAND = 24
 NEIGHBOURS = 6
 PAIRS_PER_PART = 1 << 18
 
-MEMBER_SCHEMA = {"document": pl.UInt64, "root": pl.UInt64, "rule": pl.String, "value": pl.String}
+MEMBER_SCHEMA = {
+    "document": pl.UInt64,
+    "survivor": pl.UInt64,
+    "cluster": pl.String,
+    "cluster_size": pl.Int32,
+    "rule": pl.String,
+    "value": pl.String,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +171,9 @@ def load_units(collection: Collection, shard: int) -> tuple[Array, Array]:
     """The units of a shard's documents as memory maps."""
     folder = collection.work / "units"
     units = folder / f"{shard:05d}.units.npy"
-    # an empty file cannot be mapped
+    # an empty file cannot be mapped; "c" gives the type that kernels are compiled for, and nothing is written
     return (
-        np.load(units, mmap_mode="r" if units.stat().st_size > 128 else None),
+        np.load(units, mmap_mode="c" if units.stat().st_size > 128 else None),
         np.load(folder / f"{shard:05d}.offsets.npy"),
     )
 
@@ -225,39 +232,37 @@ def join_bands(collection: Collection) -> int:
     return total
 
 
-def verify_part(collection: Collection, number: int) -> dict[str, int]:
-    """Judge one part of the candidates; returns how many pairs each clause joined or refused."""
+def judge(collection: Collection, pairs: pl.DataFrame) -> pl.DataFrame:
+    """`pairs` (left, right: document numbers) with their scores and the clause that joins each; sorted by `left`."""
     config = collection.config
-    pairs = pl.read_parquet(collection.part("candidates", number), glob=False)
+    pairs = pairs.sort("left", "right")
     pairs = pairs.with_columns(
         pl.Series("left_shard", collection.shard_of(pairs["left"].to_numpy())),
         pl.Series("right_shard", collection.shard_of(pairs["right"].to_numpy())),
     )
-    judged = []
+    schema = {"left": pl.UInt64, "right": pl.UInt64, **dict.fromkeys(SCORES, pl.Float32), "clause": pl.Int8}
+    judged = [pl.DataFrame(schema=schema)]
     for (a, b), group in sorted(pairs.partition_by("left_shard", "right_shard", as_dict=True).items()):
         sides = []
         for shard, name in ((a, "left"), (b, "right")):
             units, offsets = load_units(collection, shard)
             rows = group[name].to_numpy() - np.uint64(collection.firsts[shard])
             sides.append((units, offsets, rows.astype(np.int64)))
-        jaccard, containment, similarity, clause = compare(
+        scores, clauses = compare(
             sides[0],
             sides[1],
             han_shingle=config.minhash.han_shingle,
             word_shingle=config.minhash.word_shingle,
             config=config.verify,
         )
-        judged.append(
-            group.select(
-                "left",
-                "right",
-                pl.Series("jaccard", jaccard),
-                pl.Series("containment", containment),
-                pl.Series("similarity", similarity),
-                pl.Series("clause", clause),
-            )
-        )
-    result = pl.concat(judged)
+        measured = [pl.Series(name, scores[:, column]).fill_nan(None) for column, name in enumerate(SCORES)]
+        judged.append(group.select("left", "right", *measured, pl.Series("clause", clauses)))
+    return pl.concat(judged).sort("left", "right")
+
+
+def verify_part(collection: Collection, number: int) -> dict[str, int]:
+    """Judge one part of the candidates; returns how many pairs each clause joined or refused."""
+    result = judge(collection, pl.read_parquet(collection.part("candidates", number), glob=False))
     write_part(result, collection.part("verified", number), "left")
     counts = np.bincount(result["clause"].to_numpy(), minlength=len(CLAUSES))
     return dict(zip(CLAUSES, counts.tolist(), strict=True))
@@ -266,38 +271,45 @@ def verify_part(collection: Collection, number: int) -> dict[str, int]:
 def join_pairs(collection: Collection) -> None:
     """Write the members of each cluster with its survivor."""
     verified, followers = parts(collection.work / "verified"), parts(collection.work / "followers")
-    members = [pl.DataFrame(schema=MEMBER_SCHEMA)]
     joined = pl.DataFrame(schema={"left": pl.UInt64, "right": pl.UInt64, "jaccard": pl.Float32})
     if verified:
         judged = pl.scan_parquet(verified, glob=False)
         joined = judged.filter(pl.col("clause") > 0).select("left", "right", "jaccard").collect()
-    documents, roots = connected(joined["left"].to_numpy(), joined["right"].to_numpy())
-    near = pl.DataFrame({"document": documents, "root": roots})
-    ends = [joined.select(pl.col(side).alias("document"), "jaccard") for side in ("left", "right")]
-    closest = pl.concat(ends).group_by("document").agg(pl.col("jaccard").max())
-    members.append(
-        near.join(closest, on="document", how="left").select(
-            "document", "root", pl.lit("near").alias("rule"), pl.col("jaccard").round(3).cast(pl.String).alias("value")
-        )
-    )
+    following = pl.DataFrame(schema={"document": pl.UInt64, "leader": pl.UInt64})
     if followers:
-        exact = pl.read_parquet(followers, glob=False).join(near, left_on="leader", right_on="document", how="left")
-        exact = exact.with_columns(pl.coalesce("root", "leader").alias("root"))
-        members.append(exact.select("document", "root", pl.lit("exact").alias("rule"), pl.lit("1.0").alias("value")))
-        alone = exact.join(near, left_on="leader", right_on="document", how="anti").select("leader").unique()
-        members.append(
-            alone.select(
-                pl.col("leader").alias("document"),
-                pl.col("leader").alias("root"),
-                pl.lit("exact").alias("rule"),
-                pl.lit("1.0").alias("value"),
-            )
-        )
-    write_part(choose_survivors(collection, pl.concat(members)), collection.part("members", 0), "document")
+        following = pl.read_parquet(followers, glob=False)
+    done = []
+    left = joined
+    while True:
+        members = clusters_of(collection, left, following)
+        stays = near_survivor(collection, members, joined)
+        done.append(members.filter(stays))
+        apart = members.filter(~stays)
+        if apart.is_empty():
+            break
+        # what is too far from its survivor, and whatever follows it, is joined among itself
+        among = apart["document"].implode()
+        left = left.filter(pl.col("left").is_in(among) & pl.col("right").is_in(among))
+        following = following.filter(pl.col("document").is_in(among) & pl.col("leader").is_in(among))
+    members = pl.concat(done).with_columns(pl.len().over("survivor").cast(pl.Int32).alias("cluster_size"))
+    ends = [joined.select(pl.col(side).alias("document"), "jaccard") for side in ("left", "right")]
+    closest = pl.concat(ends).group_by("document").agg(pl.col("jaccard").max().round(3).cast(pl.String).alias("value"))
+    members = members.join(closest, on="document", how="left")
+    exact = (pl.col("rule") == "exact") | pl.col("value").is_null()
+    members = members.with_columns(pl.when(exact).then(pl.lit("1.0")).otherwise("value").alias("value"))
+    write_part(members.select(*MEMBER_SCHEMA), collection.part("members", 0), "document")
 
 
-def choose_survivors(collection: Collection, members: pl.DataFrame) -> pl.DataFrame:
-    """`members` with the survivor's number and id, and the cluster's size."""
+def clusters_of(collection: Collection, joined: pl.DataFrame, following: pl.DataFrame) -> pl.DataFrame:
+    """The members of the clusters that pairs and followers make: document, leader (own number if none), survivor."""
+    documents, roots = connected(joined["left"].to_numpy(), joined["right"].to_numpy())
+    near = pl.DataFrame({"document": documents, "root": roots}, schema={"document": pl.UInt64, "root": pl.UInt64})
+    exact = following.join(near, left_on="leader", right_on="document", how="left").with_columns(
+        pl.coalesce("root", "leader").alias("root")
+    )
+    leaders = exact.select(pl.col("leader").alias("document"), "root").unique().join(near, on="document", how="anti")
+    alone = pl.concat([near, leaders]).with_columns(pl.col("document").alias("leader"))
+    members = pl.concat([alone, exact.select("document", "root", "leader")])
     described = pl.scan_parquet(parts(collection.work / "documents"), glob=False)
     table = members.lazy().join(described, on="document", how="inner").collect()
     # best first: high quality, great length, early date, small id; a null is worse than any value
@@ -306,12 +318,40 @@ def choose_survivors(collection: Collection, members: pl.DataFrame) -> pl.DataFr
     table = table.sort(["root", *order], descending=[False, *(descending[name] for name in order)], nulls_last=True)
     return table.select(
         "document",
+        "leader",
         pl.col("document").first().over("root").alias("survivor"),
         pl.col("id").first().over("root").alias("cluster"),
-        pl.len().over("root").cast(pl.Int32).alias("cluster_size"),
-        "rule",
-        "value",
+        pl.col("leader").first().over("root").alias("survivor_leader"),
+    ).with_columns(
+        # one digest with the survivor, whichever of them was read first
+        pl.when(pl.col("leader") == pl.col("survivor_leader"))
+        .then(pl.lit("exact"))
+        .otherwise(pl.lit("near"))
+        .alias("rule")
     )
+
+
+def near_survivor(collection: Collection, members: pl.DataFrame, joined: pl.DataFrame) -> pl.Series:
+    """Whether each member is near enough to its survivor to be dropped for it (or is the survivor)."""
+    leaders = members.select("leader", "survivor_leader").unique().filter(pl.col("leader") != pl.col("survivor_leader"))
+    pairs = leaders.select(
+        pl.min_horizontal("leader", "survivor_leader").alias("left"),
+        pl.max_horizontal("leader", "survivor_leader").alias("right"),
+    ).unique()
+    far = judge(collection, pairs.join(joined, on=["left", "right"], how="anti")).filter(
+        pl.col("jaccard").fill_null(0.0) < collection.config.verify.survivor_jaccard
+    )
+    both = pl.concat(
+        [far.select("left", "right"), far.select(pl.col("right").alias("left"), pl.col("left").alias("right"))]
+    )
+    marked = members.join(
+        both.with_columns(pl.lit(True).alias("far")),
+        left_on=["leader", "survivor_leader"],
+        right_on=["left", "right"],
+        how="left",
+        maintain_order="left",
+    )
+    return marked["far"].is_null()
 
 
 def decide(collection: Collection, shard: int, table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -320,9 +360,7 @@ def decide(collection: Collection, shard: int, table: pl.DataFrame) -> tuple[pl.
     table = table.drop("cluster", "cluster_size", strict=False)
     numbered = table.with_columns(collection.numbers(shard, table.height))
     if members is None:
-        members = pl.DataFrame(
-            schema={**MEMBER_SCHEMA, "survivor": pl.UInt64, "cluster": pl.String, "cluster_size": pl.Int32}
-        ).drop("root")
+        members = pl.DataFrame(schema=MEMBER_SCHEMA)
     joined = numbered.join(members, on="document", how="left", maintain_order="left").with_columns(
         pl.coalesce("cluster", "id").alias("cluster"), pl.col("cluster_size").fill_null(1)
     )

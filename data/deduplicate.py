@@ -42,10 +42,10 @@ class VerifyConfig:
     """Which candidates are copies of one text, decided on their whole texts and not on their signatures."""
 
     preset: Literal["edited_copies", "siblings_apart"] = "edited_copies"
-    """`edited_copies` joins copies with up to ten per cent of random edits; `siblings_apart` joins only pairs above
-    `jaccard` or `containment`, and so spares pages that share a template and differ in their facts."""
+    """`edited_copies` joins copies with up to ten per cent of random edits; `siblings_apart` does not, and also spares
+    pages above `jaccard` or `containment` that share a template and differ in their facts (low `variety`)."""
     jaccard: float = 0.80
-    """Candidates at or above this true Jaccard of their shingles are joined under either preset."""
+    """Candidates at or above this true Jaccard of their shingles are joined."""
     containment: float = 0.95
     """Candidates are joined when this share of the shorter one's shingles is in the longer one ..."""
     containment_length: float = 0.5
@@ -53,7 +53,14 @@ class VerifyConfig:
     edited_jaccard: float = 0.42
     """`edited_copies` only: candidates at or above this true Jaccard are aligned ..."""
     edited_similarity: float = 0.85
-    """... and joined when their longest common subsequence is at least this share of the longer one's units."""
+    """... and joined when their longest common subsequence is at least this share of the longer one's units ..."""
+    scatter: float = 0.6
+    """... when their differences are scattered: 1 for lone edits, less where whole phrases differ ..."""
+    variety: float = 0.65
+    """... and various: 1 for edits at random, less where one thing is put for another again and again."""
+    survivor_jaccard: float = 0.25
+    """A member of a cluster is dropped only if its true Jaccard with the survivor is at least this; else it and what
+    hangs on it make a cluster of their own, so that a chain of likenesses does not end in something else."""
     longest: int = 20_000
     """Units at the beginning of a document that are aligned; alignment costs the square of it."""
 

@@ -8,7 +8,7 @@ import pytest
 from data.deduplicate import VerifyConfig
 from data.minhash import band_keys, catch_probability, signatures
 from data.shingles import shingles_into
-from data.verify import CLAUSES, _common_length, compare
+from data.verify import CLAUSES, _common_length, _number_units, _variety, compare
 
 
 def units_of(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +93,8 @@ def test_alignment_is_the_longest_common_subsequence(seed: int) -> None:
     generator = np.random.default_rng(seed)
     a = generator.integers(0, 3 + 4 * seed, generator.integers(1, 150)).astype(np.uint32)
     b = generator.integers(0, 3 + 4 * seed, generator.integers(1, 150)).astype(np.uint32)
-    assert _common_length(a, b) == naive_common_length(a, b)
+    assert _common_length(*_number_units(a, b)) == naive_common_length(a, b)
+    assert _common_length(*_number_units(b, a)) == naive_common_length(a, b)
 
 
 @pytest.mark.parametrize("preset", ["edited_copies", "siblings_apart"])
@@ -102,14 +103,25 @@ def test_verification_is_the_true_jaccard(preset: str) -> None:
     documents = edited_pairs(40, 120, seed=4)
     units, offsets = units_of(documents)
     left = np.arange(0, len(documents), 2)
-    jaccard, containment, _, clause = compare(
+    scores, clause = compare(
         (units, offsets, left), (units, offsets, left + 1), han_shingle=3, word_shingle=3, config=config
     )
     for i, row in enumerate(left):
         a, b = (shingle_set(d, 3, 3) for d in documents[row : row + 2])
-        assert jaccard[i] == pytest.approx(len(a & b) / len(a | b))
-        assert containment[i] == pytest.approx(len(a & b) / min(len(a), len(b)))
+        assert scores[i, 0] == pytest.approx(len(a & b) / len(a | b))
+        assert scores[i, 1] == pytest.approx(len(a & b) / min(len(a), len(b)))
         if len(a & b) / len(a | b) >= config.jaccard:
             assert CLAUSES[clause[i]] == "jaccard"
     names = {CLAUSES[c] for c in clause}
     assert ("edited" in names) == (preset == "edited_copies")
+
+
+def test_variety_tells_random_edits_from_one_thing_put_for_another() -> None:
+    generator = np.random.default_rng(7)
+    page = generator.integers(0, 400, 600).astype(np.uint32) * 2
+    edited, sibling = page.copy(), page.copy()
+    edited[generator.choice(600, 40, replace=False)] = 1000 + 2 * np.arange(40)
+    page[::15], sibling[::15] = 2000, 2002
+    assert _variety(*_number_units(page, page)) == 1.0
+    assert _variety(*_number_units(page, edited)) > 0.8
+    assert _variety(*_number_units(page, sibling)) < 0.2
