@@ -28,7 +28,7 @@ BLANK_TASKS: Final[tuple[BlankTask, ...]] = ("mask", "sentence", "document")
 def source_stride(config: BlankInfillingConfig, task: BlankTask, window: int) -> int:
     """Source tokens in a row of `task`. ValueError if a row of `window` positions is too small for it."""
     windows = windows_in_row(config, task)
-    fill = config.document_fill if task == "document" else config.mask_fill
+    fill = {"mask": config.mask_fill, "sentence": config.sentence_fill, "document": config.document_fill}[task]
     stride = int(window // windows * fill) * windows
     added = 1 if task == "document" else 2
     if stride // windows < 8 or window - stride < added * windows:

@@ -26,10 +26,12 @@ class BlankInfillingConfig:
     """Positions of instruction pairs, unless `positions` is glm: plain counts on from the mask."""
     mask_windows: int = 4
     """Windows of `[MASK]` text in a row: four of 512 in a row of 2,048."""
-    sentence_windows: int = 4
+    sentence_windows: int = 1
     """Windows of `[sMASK]` text in a row."""
     mask_fill: float = 0.875
-    """Share of a `[MASK]` or `[sMASK]` row that is source text; the rest is room for what the spans add."""
+    """Share of a `[MASK]` row that is source text (448 of 512); the rest is room for what the spans add."""
+    sentence_fill: float = 0.9375
+    """Share of a `[sMASK]` row that is source text; every sentence adds two tokens."""
     document_fill: float = 0.984375
     """Share of a `[gMASK]` row that is source text; every example adds one token."""
     mask_ratio: float = 0.15
@@ -63,9 +65,18 @@ class BlankInfillingConfig:
         for name in ("mask_windows", "sentence_windows", "span_longest", "shortest_sequence"):
             if getattr(self, name) < 1:
                 raise ValueError(f"objective.blank_infilling.{name}: {getattr(self, name)} must be 1 or more")
-        for name in ("mask_fill", "document_fill"):
+        for name in ("mask_fill", "sentence_fill", "document_fill"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"objective.blank_infilling.{name}: {getattr(self, name)} must lie between 0 and 1")
+        for name, choices in (
+            ("positions", ("glm130b", "glm", "multi_task")),
+            ("mip_positions", ("plain", "multi_task")),
+            ("document_rule", ("glm130b", "glm")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"objective.blank_infilling.{name}: {getattr(self, name)!r} is none of {', '.join(choices)}"
+                )
         if self.span_mean <= 0:
             raise ValueError(f"objective.blank_infilling.span_mean: {self.span_mean} must be positive")
 
@@ -100,15 +111,27 @@ class ObjectiveConfig:
         if self.kind not in ("blank_infilling", "causal"):
             raise ValueError(f"objective.kind: {self.kind!r} is neither blank_infilling nor causal")
 
-    def check_model(self, mtp_layers: int) -> None:
-        """Raise ValueError when a model with `mtp_layers` multi-token-prediction layers cannot serve this objective.
+    @property
+    def two_dimensional(self) -> bool:
+        """Whether rows have a pair of positions a token."""
+        return self.kind == "blank_infilling" and self.blank_infilling.positions == "glm"
 
-        MTP predicts the token after the next, and in a blank the next position may belong to another span.
+    def check_model(self, mtp_layers: int, two_dimensional: bool | None = None) -> None:
+        """Raise ValueError when a model cannot serve this objective.
+
+        `mtp_layers` counts its multi-token-prediction layers: MTP predicts the token after the next, and in a blank the
+        next position may belong to another span. `two_dimensional` says whether it takes pairs of positions.
         """
         if self.kind == "blank_infilling" and mtp_layers > 0:
             raise ValueError(
                 f"objective.kind is blank_infilling and the model has {mtp_layers} MTP layers; "
                 "set the model's MTP layers to 0 or train it with kind: causal"
+            )
+        if two_dimensional is not None and two_dimensional != self.two_dimensional:
+            given = "pairs of positions" if self.two_dimensional else "one position a token"
+            raise ValueError(
+                f"the objective gives {given} and the model's position.kind wants the other; "
+                "objective.blank_infilling.positions: glm goes with learned_2d and rotary_2d, the others do not"
             )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.token_shards import TokenShard
-from objectives.example import Int64Array
+from objectives.example import Int32Array, Int64Array
 from objectives.random import stream_key
 from trainer.permutation import permute
 
@@ -27,12 +27,12 @@ class DocumentStream:
         self._shards = [TokenShard(prefix) for prefix in shards]
         self._seed, self._path = seed, path
         self._first = np.cumsum([0] + [len(shard) for shard in self._shards])
-        self._lengths: Int64Array = np.concatenate(
-            [np.zeros(0, np.int64)] + [np.diff(shard.offsets) for shard in self._shards]
+        self._lengths: Int32Array = np.concatenate(
+            [np.zeros(0, np.int32)] + [np.diff(shard.offsets).astype(np.int32) for shard in self._shards]
         )
         self.documents = len(self._lengths)
         """Documents in an epoch."""
-        self.tokens = int(self._lengths.sum())
+        self.tokens = int(self._lengths.sum(dtype=np.int64))
         """Tokens in an epoch."""
         if self.tokens == 0:
             names = ", ".join(str(prefix) for prefix in shards) or "no shard"
@@ -74,7 +74,7 @@ class DocumentStream:
         found = self._epochs.get(epoch)
         if found is None:
             order = permute(self.documents, stream_key(self._seed, *self._path, epoch))
-            found = _Epoch(order, np.cumsum(self._lengths[order]))
+            found = _Epoch(order, np.cumsum(self._lengths[order], dtype=np.int64))
             # A row may cross from one epoch into the next; older ones are not read again.
             self._epochs = {number: kept for number, kept in self._epochs.items() if abs(number - epoch) <= 1}
             self._epochs[epoch] = found

@@ -92,8 +92,8 @@ def test_part_b_put_back_into_part_a_gives_the_documents(
 ) -> None:
     config = BlankInfillingConfig(
         mask_windows=windows, sentence_windows=windows, sentence_share=0.3, mask_ratio=ratio, sentence_ratio=ratio,
-        document_minimum=minimum, document_rule=rule, document_fill=0.9, short_sequence_probability=0.0,
-        single_span_probability=0.2,
+        document_minimum=minimum, document_rule=rule, document_fill=0.9, sentence_fill=0.85,
+        short_sequence_probability=0.0, single_span_probability=0.2,
     )  # fmt: skip
     batch, source = make(config, window, task, 3, ends_in_row, seed)
     stride = source.tokens.shape[1]

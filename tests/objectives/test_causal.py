@@ -50,7 +50,7 @@ def test_every_token_but_the_closing_ones_predicts_the_next(length: int, ends_in
 
 @settings(deadline=None, max_examples=150)
 @given(
-    window=st.integers(16, 200), ends_in_row=st.floats(0, 30), rate=st.floats(0, 1), fill=st.floats(0.5, 0.9),
+    window=st.integers(40, 200), ends_in_row=st.floats(0, 30), rate=st.floats(0, 1), fill=st.floats(0.5, 0.9),
     seed=st.integers(0, 2**32),
 )  # fmt: skip
 def test_fill_in_the_middle_put_back_gives_the_documents(

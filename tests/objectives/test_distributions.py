@@ -26,7 +26,7 @@ SPECIAL = SpecialTokens(**{role: 5000 + number for number, role in enumerate(TEX
 ROWS = 100_000
 WINDOW = 512
 PLAIN = BlankInfillingConfig(
-    mask_windows=1, sentence_windows=1, single_span_probability=0.0, short_sequence_probability=0.0
+    mask_windows=1, sentence_fill=0.875, single_span_probability=0.0, short_sequence_probability=0.0
 )
 
 
