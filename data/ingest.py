@@ -256,9 +256,7 @@ def _to_row(record: RawRecord, file: InputFile, config: CorpusConfig) -> dict[st
         if (record.content_type or "").startswith(TEXT_TYPES):
             text, charset = decode(record.payload, record.content_type)
         else:
-            found = extract_html(
-                record.payload, content_type=record.content_type, url=record.url or "", config=config.extract
-            )
+            found = extract_html(record.payload, content_type=record.content_type, config=config.extract)
             text, title, charset, extraction = found.text, found.title or title, found.charset, found.status
             if found.status != "ok":
                 fault, value = found.status, found.detail or ""

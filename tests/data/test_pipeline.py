@@ -1,4 +1,4 @@
-"""The engine: order from what stages read, what is up to date, what is stale and why, and one corpus however it is run."""
+"""The engine: the order of stages, what is up to date, what is stale and why, one corpus however it is run."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_limit_is_spread_over_files_and_shards(workspace: Path, inputs: Path, tm
     assert record(workspace, "annotate")["counts"]["read"]["documents"] == 7
 
 
-def test_two_workers_give_the_same_corpus(finished: Path, inputs: Path, project: Path, tmp_path: Path) -> None:
+def test_two_workers_give_the_same_corpus(finished: Path, inputs: Path, tmp_path: Path) -> None:
     run(configuration(inputs), tmp_path, "ingest", "annotate", workers=2)
     ours = digests(tmp_path)
     assert {name: digests(finished)[name] for name in ours} == ours

@@ -61,15 +61,20 @@ def test_cut_short_at_any_write_it_ends_the_same(
     assert digests(tmp_path) == undisturbed
 
 
-def test_half_written_files_are_no_shards(inputs: Path, undisturbed: dict[str, object], tmp_path: Path) -> None:
-    """What a kill leaves under temporary names is removed and never read."""
+def test_half_written_files_go(
+    inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill leaves under temporary names is removed when the stage goes on."""
     run(configuration(inputs), tmp_path, "ingest")
-    kept = tmp_path / "annotate" / "kept"
-    run(configuration(inputs), tmp_path, "annotate")
-    (tmp_path / "annotate" / "stage.json").unlink()
-    (kept / ".00000-0000.parquet.99.tmp").write_bytes(b"half")
-    with pytest.raises(ValueError, match="no stage has recorded"):
+    monkeypatch.setattr("data.engine.gather", lambda context: (_ for _ in ()).throw(Killed))  # noqa: ARG005
+    with pytest.raises(Killed):
         run(configuration(inputs), tmp_path, "annotate")
+    monkeypatch.undo()
+    half = tmp_path / "annotate" / "kept" / ".00000-0000.parquet.99.tmp"
+    half.write_bytes(b"half")
+    run(configuration(inputs), tmp_path)
+    assert not half.exists()
+    assert digests(tmp_path) == undisturbed
 
 
 def test_shard_damaged_after_it_was_marked_is_made_again(
