@@ -59,7 +59,7 @@ demo: .venv/base ## from raw sample pages to a filled blank, in under ten minute
 	$(PY) -m evaluation bits-per-byte --run $(DEMO)/glm5-tiny --data $(DEMO)/corpus/tokenize
 	$(PY) -m inference fill --run $(DEMO)/glm130b-tiny --input samples/blanks.jsonl --limit 4
 	@echo
-	@echo "The corpus    $(DEMO)/corpus/mix       its report: $(DEMO)/corpus/report/report.html"
+	@echo "The corpus    $(DEMO)/corpus/mix       its report: $(DEMO)/corpus/report.html"
 	@echo "The tokenizer $(DEMO)/tokenizer"
 	@echo "The models    $(DEMO)/glm130b-tiny (blank infilling), $(DEMO)/glm5-tiny (causal)"
 	@echo "Try next      make fill RUN=$(DEMO)/glm130b-tiny TEXT='春天到了，[MASK]开了。'"
