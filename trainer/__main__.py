@@ -22,6 +22,7 @@ from trainer.metrics import open_sinks
 from trainer.parallel import build_sharded, wait_for_all
 from trainer.plan import plan, plan_lines
 from trainer.run_folder import check_data, prepare
+from trainer.saving import Saver
 
 
 def pretrain_command(argv: list[str]) -> int:
@@ -94,9 +95,10 @@ def _pretrain(
         if world.is_first
         else []
     )
+    saver = Saver(config, folder, world)
     run = Run(
         config=config, folder=folder, data=data, tokenizer=tokenizer, device=device, world=world,
-        sinks=sinks, evaluate=evaluator, say=say,
+        sinks=sinks, evaluate=evaluator, saver=saver, say=say,
     )  # fmt: skip
     try:
         train(run, model, resume_from)

@@ -160,6 +160,22 @@ def explain_failed_save(error: OSError, run: Path, step: int) -> OSError:
     )
 
 
+def disk_error(error: BaseException | None) -> OSError | None:
+    """What the system said of the disk, if that is why a save failed: libraries wrap it or only quote it."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        text = str(error)
+        if "No space left" in text or "os error 28" in text:
+            return OSError(errno.ENOSPC, "No space left on device")
+        if "Disk quota exceeded" in text or "os error 122" in text:
+            return OSError(errno.EDQUOT, "Disk quota exceeded")
+        if "PytorchStreamWriter failed" in text or "I/O error" in text:
+            return OSError(errno.EIO, text.splitlines()[0])
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def warn(message: str) -> None:
     """Say something on standard error that the person should know."""
     print(f"warning: {message}", file=sys.stderr, flush=True)

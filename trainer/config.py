@@ -239,6 +239,8 @@ class StabilityConfig:
     """Steps seen before anything is called a spike."""
     patience: int = 3
     """rollback: spikes in a row before the run goes back."""
+    most_rollbacks: int = 8
+    """rollback: times that a process goes back before it gives up."""
     skip_rows: int = 0
     """rollback: rows skipped beyond the step that broke."""
 

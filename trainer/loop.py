@@ -20,14 +20,15 @@ from model.experts import expert_counts, reset_expert_counts, routers, update_ex
 from objectives.example import TASKS, Batch
 from tokenizer.load import Tokenizer
 from trainer import checkpoints
-from trainer.config import RunConfig, StageConfig, to_yaml
+from trainer.config import RunConfig, StageConfig
 from trainer.devices import World, peak_memory
 from trainer.gradients import clip, gradient_norms
 from trainer.loader import Loader
 from trainer.metrics import Interval, Sink
 from trainer.optimizers import Optimizer, assign, describe, freeze
-from trainer.parallel import broadcast_object, sum_over_processes, wait_for_all
+from trainer.parallel import broadcast_object, sum_over_processes
 from trainer.rates import model_flops_utilization
+from trainer.saving import Saver
 from trainer.schedules import embedding_gradient_share, learning_rate, step_boundaries
 from trainer.stability import LossScale, SpikeStatistics
 from trainer.state import Position, TrainState, read_position, seed_step
@@ -49,11 +50,21 @@ class Run:
     world: World
     sinks: list[Sink]
     evaluate: Evaluate
+    saver: Saver
     say: Callable[[str], None]
+    rollbacks: int = 0
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
     """The run was asked to stop; its state is saved."""
+
+
+class SpikeError(Exception):
+    """Losses or gradients have leapt so often in a row that the run should go back; carries the next unread row."""
+
+    def __init__(self, next_row: int) -> None:
+        super().__init__(f"spikes up to row {next_row}")
+        self.next_row = next_row
 
 
 class StopRequest:
@@ -116,10 +127,17 @@ def train(run: Run, model: torch.nn.Module, resume_from: Path | None) -> TrainSt
     try:
         if state.position.step == 0:
             log_heldout(run, state, config.stages[0])
+            if config.stability.on_spike == "rollback":
+                run.saver.save(state)
         while state.position.stage < len(config.stages):
-            train_stage(run, state, config.stages[state.position.stage], stop)
+            try:
+                train_stage(run, state, config.stages[state.position.stage], stop)
+            except SpikeError as spike:
+                roll_back(run, state, spike)
+        run.saver.wait()
     finally:
         stop.restore()
+        run.saver.close()
         for sink in run.sinks:
             sink.close()
     return state
@@ -160,6 +178,8 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
         state.optimizer.zero_grad()
         load = balance_experts(state, run.config)
 
+        if spikes_in_a_row(run, state):
+            raise SpikeError(end + position.skipped_rows)
         tokens = (end - first) * stage.data.window
         position.step += 1
         position.stage_step += 1
@@ -247,6 +267,49 @@ def judge(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, f
     return state.spikes.judge(result.loss, norm)
 
 
+def spikes_in_a_row(run: Run, state: TrainState) -> bool:
+    """Whether so many steps in a row were spikes that the run should go back; asks the device only in that mode."""
+    stability = run.config.stability
+    return stability.on_spike == "rollback" and int(state.spikes.in_a_row) >= stability.patience
+
+
+def roll_back(run: Run, state: TrainState, spike: SpikeError) -> None:
+    """Go back to the last checkpoint from before the spikes, and past the rows that have been read since.
+
+    GLM-130B's authors did this by hand (its training log, steps 40,701 and 42,401). A run that finds no way past is
+    ended: ValueError.
+    """
+    stability, before = run.config.stability, state.position
+    run.saver.wait()
+    run.rollbacks += 1
+    found = checkpoints.last_whole(run.folder, run.say, before=before.step - stability.patience + 2)
+    if found is None or run.rollbacks > stability.most_rollbacks:
+        raise ValueError(
+            f"{run.folder}: step {before.step + 1}: still spikes after {run.rollbacks - 1} rollbacks; lower the "
+            "learning rate, or look at the data of these steps"
+        )
+    state.load(found)
+    stage = run.config.stages[state.position.stage]
+    boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
+    state.position.skipped_rows = spike.next_row + stability.skip_rows - boundaries[state.position.stage_step]
+    state.spikes.forget_row()
+    run.say(
+        f"step {before.step + 1}: {stability.patience} spikes in a row; back to {found.name}, past {spike.next_row}"
+    )
+    for sink in run.sinks:
+        sink.rewind(state.position.step)
+    write(
+        run,
+        {
+            "step": state.position.step,
+            "stage": stage.name,
+            "tokens": state.position.tokens,
+            "rolled_back_from": before.step + 1,
+            "skipped_rows": state.position.skipped_rows,
+        },
+    )
+
+
 def explain_not_finite(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, first_row: int) -> str:
     """Which process, step and samples gave a loss or gradient that is not a number."""
     bad = (~torch.isfinite(result.rows[:, 0])).nonzero().flatten().tolist()
@@ -293,8 +356,9 @@ def evaluate_and_save(run: Run, state: TrainState, stage: StageConfig, last_of_s
         log_heldout(run, state, stage)
     stopping = bool(broadcast_object(stop.name))
     if last_of_stage or stopping or step % run.config.checkpoint.every == 0:
-        save(run, state)
+        run.saver.save(state)
     if stopping and not last:
+        run.saver.wait()
         raise Stopped(f"stopped by {stop.name} after step {step}, which is saved; run the same command to go on")
 
 
@@ -321,23 +385,3 @@ def write(run: Run, line: dict[str, Any]) -> None:
     """A line to every sink; only the first process has any."""
     for sink in run.sinks:
         sink.write(line)
-
-
-def save(run: Run, state: TrainState) -> None:
-    """Save a checkpoint, all processes together; OSError in one line when the disk cannot hold it."""
-    step = state.position.step
-    partial = checkpoints.partial_folder(run.folder, step)
-    try:
-        if run.world.is_first:
-            checkpoints.clear(partial)
-        wait_for_all()
-        state.save(partial, is_first=run.world.is_first)
-        wait_for_all()
-        if run.world.is_first:
-            (partial / "config.yaml").write_text(to_yaml(run.config), encoding="utf-8")
-            checkpoints.publish(run.folder, step)
-            checkpoints.remove_old(run.folder, run.config.checkpoint)
-        wait_for_all()
-    except OSError as error:
-        checkpoints.discard(partial)
-        raise checkpoints.explain_failed_save(error, run.folder, step) from error

@@ -30,6 +30,9 @@ class Sink(Protocol):
     def write(self, line: Mapping[str, Any]) -> None:
         """Take one line."""
 
+    def rewind(self, step: int) -> None:
+        """The run goes back to `step`."""
+
     def close(self) -> None:
         """No more lines come."""
 
@@ -44,8 +47,14 @@ class JsonLines:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append and flush, so that a killed run loses no more than a line."""
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(_finite(line), ensure_ascii=False) + "\n")
         self._file.flush()
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after `step`."""
+        self._file.close()
+        keep_until(self.path, step)
+        self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Close the file."""
@@ -90,7 +99,9 @@ class Console:
             text = ", ".join(f"{language} {bits:.3f}" for language, bits in line["heldout_bits_per_byte"].items())
             print(f"step {step}/{self.total}  held-out bits per byte: {text}", file=sys.stderr, flush=True)
             return
-        if self._first is None:
+        if "loss" not in line:
+            return
+        if self._first is None or step <= self._first:
             self._first, self._began = step, time.monotonic()
         done = step - self._first
         left = (time.monotonic() - self._began) / done * (self.total - step) if done else None
@@ -100,6 +111,9 @@ class Console:
         if left is not None:
             words.append(f"{format_seconds(left)} left")
         print("  ".join(words), file=sys.stderr, flush=True)
+
+    def rewind(self, step: int) -> None:
+        """What has been shown stays."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -120,6 +134,9 @@ class TensorBoard:
         for name, value in flatten(line):
             self._writer.add_scalar(name, value, int(line["step"]))
 
+    def rewind(self, step: int) -> None:
+        """What has been shown stays."""
+
     def close(self) -> None:
         """Write out what is left."""
         self._writer.close()
@@ -138,6 +155,9 @@ class WeightsAndBiases:
     def write(self, line: Mapping[str, Any]) -> None:
         """Every number of the line."""
         self._run.log(dict(flatten(line)), step=int(line["step"]))
+
+    def rewind(self, step: int) -> None:
+        """What has been shown stays."""
 
     def close(self) -> None:
         """Finish the run there."""
@@ -213,6 +233,13 @@ class Interval:
         line["seconds_per_step"] = seconds / len(self.results)
         line["loader_wait_share"] = self.loader_seconds / seconds
         return line
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ratio(sum_: float, weight: float) -> float | None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.weights import load_weights, save_weights
+from model.weights import load_weights
+from model.weights import save_tensors as save_weights
 from trainer.distributed_state import load_tensors, save_tensors
 from trainer.optimizers import Optimizer
 from trainer.stability import LossScale, SpikeStatistics
@@ -55,6 +56,19 @@ def read_position(folder: Path) -> Position:
 
 
 @dataclass
+class Snapshot:
+    """The tensors of a state at one moment."""
+
+    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+
+    def write(self, folder: Path) -> None:
+        """Write the tensors into an empty `folder`, all processes together."""
+        save_weights(self.weights.items(), folder)
+        save_tensors(self.tensors, folder / "optimizer")
+
+
+@dataclass
 class TrainState:
     """The run's state: the one thing that is saved and the one thing that is resumed."""
 
@@ -70,12 +84,13 @@ class TrainState:
         named |= {f"spikes.{name}": tensor for name, tensor in self.spikes.state_dict().items()}
         return named | {f"loss_scale.{name}": tensor for name, tensor in self.loss_scale.state_dict().items()}
 
-    def save(self, folder: Path, *, is_first: bool) -> None:
-        """Write the state into an empty `folder`, all processes together."""
-        save_weights(self.model, folder)
-        save_tensors(self.tensors(), folder / "optimizer")
-        if is_first:
-            self.position.write(folder)
+    def snapshot(self, *, copied: bool) -> Snapshot:
+        """What a checkpoint holds; copied, so that training may go on while it is written."""
+        weights, tensors = dict(self.model.state_dict()), self.tensors()
+        if copied:
+            weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+            tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return Snapshot(weights, tensors)
 
     def load(self, folder: Path) -> None:
         """Take over the state in `folder`, in place and with this run's own number of processes."""

@@ -1,0 +1,118 @@
+"""Spikes: what is called one, that a step is left out whole, and that a run with garbage in its data recovers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from objectives.example import Batch
+from tests.tiny_run import MODEL, arguments, losses, run_config, stage
+from trainer.__main__ import pretrain_command
+from trainer.config import OptimizerConfig, StabilityConfig
+from trainer.loader import Loader
+from trainer.optimizers import Optimizer, assign
+from trainer.stability import LossScale, SpikeStatistics
+
+CPU = torch.device("cpu")
+GARBAGE = range(160, 200)
+"""Samples that are made of random tokens: steps 41 to 50 of four rows each."""
+
+
+def judge_all(statistics: SpikeStatistics, values: list[float]) -> list[float]:
+    return [float(statistics.judge(torch.tensor(value), torch.tensor(1.0))) for value in values]
+
+
+def test_a_leap_is_a_spike_and_noise_is_none() -> None:
+    statistics = SpikeStatistics(StabilityConfig(window=16, minimum_steps=8), CPU)
+    noise = [4.0 + 0.1 * float(np.sin(7 * i)) for i in range(40)]
+    assert judge_all(statistics, noise) == [1.0] * 40
+    assert judge_all(statistics, [6.0, 6.0, 4.0, float("nan"), float("inf")]) == [0.0, 0.0, 1.0, 0.0, 0.0]
+    assert int(statistics.skipped) == 4
+    assert int(statistics.in_a_row) == 2
+
+
+def test_what_is_usual_survives_a_checkpoint() -> None:
+    config = StabilityConfig(window=16, minimum_steps=8)
+    one, other = SpikeStatistics(config, CPU), SpikeStatistics(config, CPU)
+    judge_all(one, [4.0 + 0.01 * i for i in range(23)])
+    other.load_state_dict({name: tensor.clone() for name, tensor in one.state_dict().items()})
+    values = [4.2, 9.0, 4.1]
+    assert judge_all(one, values) == judge_all(other, values)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_step_left_out_changes_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 3))
+    config = OptimizerConfig(name=name)
+    optimizer = Optimizer(model, config, assign(model, config))
+
+    def step(factor: float) -> None:
+        model(torch.ones(2, 6)).square().sum().backward()
+        optimizer.step(1e-2, torch.tensor(factor))
+        optimizer.zero_grad()
+
+    step(1.0)
+    before = [tensor.clone() for tensor in [*model.parameters(), *optimizer.state_dict().values()]]
+    step(0.0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, [*model.parameters(), *optimizer.state_dict().values()], strict=True)
+    )
+    step(1.0)
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=False))
+
+
+def test_the_loss_scale_halves_and_grows() -> None:
+    scale = LossScale(True, CPU)
+    scale.update(torch.tensor(False))
+    assert float(scale.scale) == 32768.0
+    for _ in range(LossScale.growth_interval):
+        scale.update(torch.tensor(True))
+    assert float(scale.scale) == 65536.0
+    assert int(scale.good_steps) == 0
+
+
+@pytest.fixture
+def garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some samples of the data become random tokens."""
+    batch_of = Loader.batch
+
+    def batch(self: Loader, first: int, count: int) -> Batch:
+        made = batch_of(self, first, count)
+        for row in range(count):
+            if first + row in GARBAGE:
+                random = np.random.default_rng(first + row)
+                made.targets[row] = random.integers(0, 300, made.targets[row].shape)
+                made.tokens[row] = random.integers(0, 300, made.tokens[row].shape)
+        return made
+
+    monkeypatch.setattr(Loader, "batch", batch)
+
+
+def train(workspace: Path, run: Path, on_spike: str) -> dict[int, float]:
+    stability = {"on_spike": on_spike, "window": 32, "minimum_steps": 16, "patience": 3, "deviations": 5.0}
+    model = {**MODEL, "dropout": 0.0}
+    one = stage(steps=70, kind="causal", schedule={"peak": 1e-2, "end": 1e-2, "shape": "constant"})
+    config = run_config(one, model=model, stability=stability, checkpoint={"every": 10, "keep_last": 9})
+    assert pretrain_command(arguments(workspace, run, config)) == 0
+    return losses(run)
+
+
+@pytest.mark.usefixtures("garbage")
+def test_garbage_in_the_data(workspace: Path, tmp_path: Path) -> None:
+    """skip_step and rollback both come out of it better than a run that trains on the garbage."""
+    nothing = train(workspace, tmp_path / "nothing", "nothing")
+    skipped = train(workspace, tmp_path / "skipped", "skip_step")
+    rolled = train(workspace, tmp_path / "rolled", "rollback")
+    assert nothing[41] > nothing[40] + 0.5, "the garbage is no spike"
+    assert skipped[51] < nothing[51] - 0.1
+    assert rolled.keys() == nothing.keys(), "a step is missing or stands twice"
+    assert max(rolled[step] for step in range(41, 71)) < nothing[41]
+    lines = [json.loads(line) for line in (tmp_path / "rolled" / "metrics.jsonl").read_text().splitlines()]
+    back = [line for line in lines if "rolled_back_from" in line]
+    assert back
+    assert back[-1]["skipped_rows"] > 0
