@@ -29,11 +29,11 @@ class AnnotateConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """How language and script are decided."""
     flagged_words: str | None = None
-    """A text file with one word or phrase a line: `flagged_word_share` is the share of a document's characters inside them."""
+    """A text file with one word or phrase a line: `flagged_word_share` is how much of a document lies inside them."""
     flagged_hosts: str | None = None
-    """A text file with one host name a line: `flagged_host` is true for pages of these hosts and their subdomains."""
+    """A text file with one host name a line: `flagged_host` is true for pages there and on their subdomains."""
     quality_models: dict[str, str] = field(default_factory=dict)
-    """Language to the path of a fastText model trained by `python -m data train-quality`; its score is `quality_score`."""
+    """Language to a fastText model of `python -m data train-quality`; its score is the column `quality_score`."""
     batch_bytes: int = 8_000_000
     """Text is measured this many bytes at a time, which bounds memory."""
 

@@ -23,12 +23,12 @@ from data.character_classes import (
     character_classes,
     character_roles,
 )
-from data.text_kernels import Array, classify, decode
+from data.text_kernels import Array, Integer, classify, decode
 
 # The first columns are the character classes themselves, in their own order
 CHARACTER_COUNTS = (
-    *CLASS_NAMES, "characters", "hashes", "ellipses", "curly_brackets", "capitals", "bracketed", "url_characters", "urls",
-    "hans", "hant", "function_characters", "rare_han", "damaged",
+    *CLASS_NAMES, "characters", "hashes", "ellipses", "curly_brackets", "capitals", "bracketed", "url_characters",
+    "urls", "hans", "hant", "function_characters", "rare_han", "damaged",
 )  # fmt: skip
 (
     CHARACTERS, HASHES, ELLIPSES, CURLY, CAPITALS, BRACKETED, URL_CHARACTERS, URLS,
@@ -58,14 +58,14 @@ def url_end(buffer: Array, i: int, end: int) -> int:
 
 
 @numba.njit(cache=True, inline="always")
-def _count_mark(code_point: int, row: Array) -> None:
+def _count_mark(code_point: Integer, row: Array) -> None:
     row[HASHES] += code_point == 35
     row[CURLY] += code_point == 123
     row[ELLIPSES] += code_point == 0x2026
 
 
 @numba.njit(cache=True, inline="always")
-def _count_han(role: int, row: Array) -> None:
+def _count_han(role: Integer, row: Array) -> None:
     row[HANS_COUNT] += role & HANS != 0
     row[HANT_COUNT] += role & HANT != 0
     row[FUNCTION_CHARACTERS] += role & FUNCTION != 0

@@ -27,11 +27,13 @@ from data.character_classes import (
 
 CANDIDATES = ("gb18030", "big5hkscs", "shift_jis", "euc_jp", "euc_kr", "cp1252")
 _LABELS = {
-    "gb2312": "gb18030", "gbk": "gb18030", "gb_2312-80": "gb18030", "x-gbk": "gb18030", "cp936": "gb18030", "hz-gb-2312": "hz",
-    "big5": "big5hkscs", "big5-hkscs": "big5hkscs", "cn-big5": "big5hkscs", "x-x-big5": "big5hkscs", "cp950": "big5hkscs",
-    "shift-jis": "shift_jis", "sjis": "shift_jis", "x-sjis": "shift_jis", "windows-31j": "cp932", "euc-jp": "euc_jp",
-    "euc-kr": "euc_kr", "ks_c_5601-1987": "euc_kr", "iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "ascii": "cp1252",
-    "utf8": "utf-8", "unicode": "utf-8", "utf-16le": "utf-16-le", "utf-16be": "utf-16-be",
+    "gb2312": "gb18030", "gbk": "gb18030", "gb_2312-80": "gb18030", "x-gbk": "gb18030", "cp936": "gb18030",
+    "big5": "big5hkscs", "big5-hkscs": "big5hkscs", "cn-big5": "big5hkscs", "x-x-big5": "big5hkscs",
+    "cp950": "big5hkscs", "shift-jis": "shift_jis", "sjis": "shift_jis", "x-sjis": "shift_jis", "windows-31j": "cp932",
+    "euc-jp": "euc_jp",
+    "euc-kr": "euc_kr", "ks_c_5601-1987": "euc_kr", "iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252",
+    "ascii": "cp1252", "hz-gb-2312": "hz", "utf8": "utf-8", "unicode": "utf-8", "utf-16le": "utf-16-le",
+    "utf-16be": "utf-16-be",
 }  # fmt: skip
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _HEADER = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
@@ -70,7 +72,7 @@ def declared_charsets(payload: bytes, content_type: str | None) -> list[str]:
 
 
 def reads_well(text: str, charset: str) -> float:
-    """How well decoded text reads, 0 to 1: the share of its non-ASCII characters that are usual in the charset's languages."""
+    """How well decoded text reads, 0 to 1: the share of its characters past ASCII that are usual in such text."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     points = points[(points >= 0x80) & (points != 0x3000)]
     if not len(points):

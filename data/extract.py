@@ -28,7 +28,7 @@ class ExtractConfig:
     """How a page becomes text."""
 
     method: Literal["accurate", "fast"] = "accurate"
-    """`accurate` is trafilatura's extraction; `fast` is resiliparse's main content: several times quicker, less precise."""
+    """`accurate` is trafilatura's extraction; `fast` is resiliparse's main content: quicker, less precise."""
     max_bytes: int = 5_000_000
     """A page of more bytes is set aside unread."""
     max_depth: int = 200
@@ -63,7 +63,7 @@ class _TooSlowError(Exception):
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooSlowError after `seconds` of wall time. Only a process's main thread can be interrupted; others run free."""
+    """Raise _TooSlowError after `seconds` of wall time. Only a process's main thread can be stopped so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -83,8 +83,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
 # The first two letters of elements that may be left unclosed, or never nest: a, area, base, br, col, dd, dt, hr, img,
 # input, li, link, meta, option, param, p, script, source, style, table parts, track, wbr
 _FLAT = np.zeros(1 << 16, dtype=bool)
-_FLAT[[first << 8 | second for first, second in (b"ar", b"ba", b"br", b"co", b"dd", b"dt", b"hr", b"im", b"in", b"li", b"me", b"op",
-                                                 b"pa", b"sc", b"so", b"st", b"tb", b"td", b"tf", b"th", b"tr", b"wb", b"p>", b"p ", b"a ")]] = True  # fmt: skip
+for _names in (b"ar ba br co dd dt hr im in li me op pa sc so st tb td tf th tr wb p>".split(), (b"p ", b"a ")):
+    _FLAT[[letters[0] << 8 | letters[1] for letters in _names]] = True
 
 
 def nesting(payload: bytes) -> int:
@@ -101,9 +101,7 @@ def nesting(payload: bytes) -> int:
     return int((depth - np.minimum(np.minimum.accumulate(depth), 0)).max(initial=0))
 
 
-def extract_html(
-    payload: bytes, *, content_type: str | None = None, url: str = "", config: ExtractConfig | None = None
-) -> Extraction:
+def extract_html(payload: bytes, *, content_type: str | None = None, config: ExtractConfig | None = None) -> Extraction:
     """The readable text of a page, or the reason for which it has none. Never raises for what a page holds."""
     config = config or ExtractConfig()
     if len(payload) > config.max_bytes:
@@ -115,7 +113,7 @@ def extract_html(
             if depth > config.max_depth:
                 return Extraction(text=None, title=None, charset=charset, status="too_deep", detail=f"{depth} levels")
             page, charset = decode(payload, content_type)
-            title, text = (_accurate if config.method == "accurate" else _fast)(page, url)
+            title, text = (_accurate if config.method == "accurate" else _fast)(page)
     except _TooSlowError:
         detail = f"{config.max_seconds:g} seconds"
         return Extraction(text=None, title=None, charset=charset, status="too_slow", detail=detail)
@@ -135,7 +133,7 @@ def extract_html(
     return Extraction(text=text, title=title, charset=charset, status="ok")
 
 
-def _accurate(page: str, url: str) -> tuple[str | None, str]:
+def _accurate(page: str) -> tuple[str | None, str]:
     import trafilatura
 
     parser = html.HTMLParser(
@@ -149,7 +147,6 @@ def _accurate(page: str, url: str) -> tuple[str | None, str]:
     title = " ".join(titles[0].text_content().split()) or None if titles else None
     document = trafilatura.bare_extraction(
         tree,
-        url=url or None,
         no_fallback=True,
         include_comments=False,
         include_tables=True,
@@ -160,7 +157,7 @@ def _accurate(page: str, url: str) -> tuple[str | None, str]:
     return title, "" if document is None else render(document.body)
 
 
-def _fast(page: str, url: str) -> tuple[str | None, str]:
+def _fast(page: str) -> tuple[str | None, str]:
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 

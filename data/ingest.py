@@ -143,6 +143,7 @@ def _read_unit(context: Context, task: str) -> Done:
     writer = _ShardWriter(context, task, partials)
     for number, piece in enumerate(_unit(context, task)):
         if number < position[0]:
+            writer.bytes_before += piece.file.size // piece.parts
             continue
         problems = Problems(file=piece.file.path)
         skip = position[1] if number == position[0] else 0
@@ -152,8 +153,10 @@ def _read_unit(context: Context, task: str) -> Done:
             if record is None:
                 writer.passed_over += 1
             else:
+                writer.bytes_here = problems.read_bytes // piece.parts
                 writer.add(record, piece, (number, index + 1))
         writer.problems += problems.listed()
+        writer.bytes_before, writer.bytes_here = writer.bytes_before + piece.file.size // piece.parts, 0
     writer.close()
     done = writer.partials
     return Done(
@@ -202,6 +205,7 @@ class _ShardWriter:
         self.context, self.task, self.partials = context, task, partials
         self.problems: list[dict[str, str]] = []
         self.passed_over = 0
+        self.bytes_before = self.bytes_here = 0
         self._kept: list[dict[str, str | None]] = []
         self._rejected: list[dict[str, str | None]] = []
         self._size = 0
@@ -239,7 +243,8 @@ class _ShardWriter:
         counts = document_counts(None, kept, rejected)
         counts["read"] = add_counts([counts["kept"], counts["rejected"]])  # type: ignore[list-item]
         counts["records_passed_over"] = self.passed_over
-        done = Done(files=files, counts=counts, problems=self.problems, facts={"position": list(self._position)})
+        facts = {"position": list(self._position), "bytes": self.bytes_before + self.bytes_here}
+        done = Done(files=files, counts=counts, problems=self.problems, facts=facts)
         save_marker(
             _partial_path(self.context, self.task, number), done, time.perf_counter() - self._started
         )

@@ -22,9 +22,9 @@ class LanguageConfig:
     mixed_share: float = 0.15
     """A document is `mixed` when Chinese and English each carry at least this share of its words."""
     script_share: float = 0.10
-    """A Chinese document is of `mixed` script when the rarer of Hans and Hant has this share of the telling characters."""
+    """A Chinese document is of `mixed` script when the rarer of Hans and Hant has this share of what tells them."""
     foreign_share: float = 0.10
-    """A document with Han characters is Japanese or Korean when kana or hangul are at least this share of its letters."""
+    """A document with Han characters is Japanese or Korean when kana or hangul are this share of its letters."""
     sample_characters: int = 600
     """How much of a Latin text the statistical model reads."""
 

@@ -29,7 +29,7 @@ from data.character_classes import (
     character_roles,
 )
 from data.character_kernels import url_end
-from data.text_kernels import Array, classify, decode
+from data.text_kernels import Array, Integer, classify, decode
 
 LINE_COUNTS = (
     "all_lines", "lines", "bullet_lines", "list_lines", "ellipsis_lines", "terminal_lines", "stop_lines", "short_lines",
@@ -56,7 +56,7 @@ def _reads_as_prose(columns: int, pauses: int, gaps: int, ended: bool) -> bool:
 
 
 @numba.njit(cache=True, inline="always")
-def _role(code_point: int, roles: Array) -> int:
+def _role(code_point: Integer, roles: Array) -> Integer:
     return np.int64(roles[code_point]) if code_point < roles.shape[0] else 0
 
 
@@ -122,7 +122,7 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, cou
                     solid -= 1
                     code_point = 104
                 solid += 1
-                columns += 2 if kind == HAN or kind == KANA or kind == HANGUL else 1
+                columns += 2 if kind in (HAN, KANA, HANGUL) else 1
                 role = _role(code_point, roles)
                 wide = code_point >= FULL_WIDTH_MARKS
                 if role & PAUSES != 0:

@@ -21,7 +21,8 @@ _BYTES |= {point: bytes([point]) for point in range(256)}
 # Patterns without look-around, so that Polars can select suspects with them
 UTF8_AS_LATIN = f"[Â-ß][{_CONTINUATION}]|[à-ï][{_CONTINUATION}][{_CONTINUATION}]|â€"
 GBK_AS_LATIN = f"[{_HIGH}]{{6}}"
-UTF8_AS_GBK = "[鐨锛銆涓鍦鏄浠鈥璇鍙鐢绗鏉鎴鍜屾垜閫氳繃].{0,6}[鐨锛銆涓鍦鏄浠鈥璇鍙鐢绗鏉鎴鍜屾垜閫氳繃].{0,6}[鐨锛銆涓鍦鏄浠鈥璇鍙鐢绗鏉鎴鍜屾垜閫氳繃]"
+_GBK_MARKS = "[鐨锛銆涓鍦鏄浠鈥璇鍙鐢绗鏉鎴鍜屾垜閫氳繃]"  # what 的 ， 。 中 在 是 and their like turn into
+UTF8_AS_GBK = f"{_GBK_MARKS}.{{0,6}}{_GBK_MARKS}.{{0,6}}{_GBK_MARKS}"
 LOST = "\ufffd|锟斤拷|锟斤"
 SUSPECT = f"{UTF8_AS_LATIN}|{GBK_AS_LATIN}|{UTF8_AS_GBK}|{LOST}"
 

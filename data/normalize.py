@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,19 +30,25 @@ class NormalizeConfig:
     """Text decoded with the wrong charset is repaired where that is reversible, and flagged where it is not."""
 
 
-FULL_WIDTH = "０１２３４５６７８９ＡＢＣＤＥＦＧＨＩＪＫＬＭＮＯＰＱＲＳＴＵＶＷＸＹＺａｂｃｄｅｆｇｈｉｊｋｌｍｎｏｐｑｒｓｔｕｖｗｘｙｚ"
-HALF_WIDTH = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_WIDTH = str.maketrans(FULL_WIDTH, HALF_WIDTH)
+_ASCII = string.digits + string.ascii_letters
+_WIDTH = {ord(character) + 0xFEE0: character for character in _ASCII}
 
-CONTROLS = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{80}-\x{9f}\x{ad}\x{200b}\x{200c}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}\x{feff}]+"
+CONTROLS = (
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{80}-\x{9f}\x{ad}\x{200b}\x{200c}\x{200e}\x{200f}\x{202a}-\x{202e}"
+    r"\x{2060}-\x{2064}\x{feff}]+"
+)
 SPACES = r"[\x{a0}\x{1680}\x{2000}-\x{200a}\x{202f}\x{205f}\x{3000}]"
 
 _ELEMENTS = (
-    "div|span|p|a|br|li|ul|ol|dl|dt|dd|td|th|tr|table|tbody|thead|img|script|style|strong|em|b|i|u|font|center|hr|pre|code|"
-    "blockquote|h[1-6]|section|article|header|footer|nav|form|input|button|label|iframe|html|head|body|meta|link|sup|sub|small|o:p"
+    "div|span|p|a|br|li|ul|ol|dl|dt|dd|td|th|tr|table|tbody|thead|img|script|style|strong|em|b|i|u|font|center|hr|pre|"
+    "code|blockquote|h[1-6]|section|article|header|footer|nav|form|input|button|label|iframe|html|head|body|meta|link|"
+    "sup|sub|small|o:p"
 )
 TAG = rf"</?(?:{_ELEMENTS})(?:\s[^<>]{{0,400}}|\s*)/?>"
-ENTITY = r"&(?:nbsp|lt|gt|amp|quot|apos|ldquo|rdquo|lsquo|rsquo|mdash|ndash|hellip|middot|copy|emsp|ensp|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});"
+ENTITY = (
+    r"&(?:nbsp|lt|gt|amp|quot|apos|ldquo|rdquo|lsquo|rsquo|mdash|ndash|hellip|middot|copy|emsp|ensp"
+    r"|#\d{1,7}|#[xX][0-9a-fA-F]{1,6});"
+)
 _TAG = re.compile(TAG, re.IGNORECASE)
 _BREAK = re.compile(
     r"<br\s*/?>|</(?:div|p|li|tr|h[1-6]|table|ul|ol|blockquote|section|article|dt|dd)\s*>", re.IGNORECASE

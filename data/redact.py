@@ -94,7 +94,7 @@ def is_bank_card(number: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pattern:
-    """How one kind is found: `search` selects documents (Rust's regex, no look-around), `exact` finds, `check` decides."""
+    """How one kind is found: `search` selects documents (Rust's regex, no look-around), then `exact` and `check`."""
 
     search: str
     exact: re.Pattern[str]
@@ -183,7 +183,8 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         exact=re.compile(
             rf"(?<![0-9A-Za-z_.+])(?<![0-9]-)(?:(?:{_CHINA}[ -]?0?{_AREA}[ -]|[(（]0{_AREA}[)）][ -]?|0{_AREA}[ \-–—])"
             rf"[2-9]\d{{2,3}}[ -]?\d{{4}}"
-            rf"|0(?:10|2\d)[2-9]\d{{7}}|400[ -]\d{{3,4}}[ -]\d{{3,4}})(?:[ -]?(?:转|轉|ext\.?)[ ]?\d{{1,6}})?{_DIGITS_AFTER}",
+            rf"|0(?:10|2\d)[2-9]\d{{7}}|400[ -]\d{{3,4}}[ -]\d{{3,4}})"
+            rf"(?:[ -]?(?:转|轉|ext\.?)[ ]?\d{{1,6}})?{_DIGITS_AFTER}",
             re.ASCII,
         ),
         check=_is_own_number,

@@ -172,7 +172,7 @@ def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
                 line = (line ^ np.uint64(byte)) * _BASE
                 line ^= line >> np.uint64(31)
                 line_length += byte & 0xC0 != 0x80
-            elif i == end or i == begin or buffer[i - 1] != 10:
+            elif i in (begin, end) or buffer[i - 1] != 10:
                 row[0] += 1
                 if _seen(mix(line ^ np.uint64(line_length)), line_keys, line_stamps, document):
                     row[1] += 1

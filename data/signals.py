@@ -15,8 +15,9 @@ from typing import Literal
 
 import polars as pl
 
+from data.phrases import POLICY_PHRASES
 from data.repetition_kernels import DUPLICATE_SIZES, TOP_SIZES
-from data.word_kernels import DISTINCT_WINDOW, POLICY_PHRASES
+from data.word_kernels import DISTINCT_WINDOW
 
 GOPHER = "Gopher (Rae et al. 2021)"
 C4 = "C4 (Raffel et al. 2020)"
@@ -142,8 +143,8 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     _share(
         "prose_share",
-        "characters, white space and addresses apart, in lines or cells that read as sentences: of 12 columns or more with a "
-        "sentence's end, or of 48 or more, and with a pause every 150 columns",
+        "characters, white space and addresses apart, in lines or cells that read as sentences: of 12 columns or more "
+        "with a sentence's end, or of 48 or more, and with a pause every 150 columns",
         OURS,
         "prose_characters",
         _SOLID,

@@ -17,6 +17,8 @@ import polars as pl
 from data.character_classes import CONTROL, DIGIT, HAN, HANGUL, KANA, LATIN, LETTER, OTHER, character_classes
 
 Array = np.ndarray
+Integer = int | np.int64
+"""A whole number in a kernel, where NumPy's and Python's are one."""
 
 
 def text_buffers(texts: pl.Series) -> tuple[Array, Array]:
@@ -31,7 +33,7 @@ def text_buffers(texts: pl.Series) -> tuple[Array, Array]:
 
 
 @numba.njit(cache=True, inline="always")
-def decode(buffer: Array, i: int) -> tuple[int, int]:
+def decode(buffer: Array, i: Integer) -> tuple[Integer, int]:
     """The code point that starts at byte i of valid UTF-8, and its length in bytes."""
     first = np.int64(buffer[i])
     if first < 0x80:
@@ -50,7 +52,7 @@ def decode(buffer: Array, i: int) -> tuple[int, int]:
 
 
 @numba.njit(cache=True, inline="always")
-def classify(code_point: int, classes: Array) -> int:
+def classify(code_point: Integer, classes: Array) -> Integer:
     """The character class of a code point."""
     if code_point < classes.shape[0]:
         return np.int64(classes[code_point])
@@ -86,7 +88,7 @@ def _scan_units(buffer: Array, offsets: Array, classes: Array) -> tuple[Array, A
             code_point, width = decode(buffer, i)
             i += width
             kind = classify(code_point, classes)
-            if kind == LATIN or kind == DIGIT or kind == LETTER or kind == HANGUL:
+            if kind in (LATIN, DIGIT, LETTER, HANGUL):
                 digits += kind == DIGIT
                 running = (running ^ np.uint64(code_point)) * np.uint64(0x9E3779B97F4A7C15)
                 running ^= running >> np.uint64(29)
@@ -107,7 +109,7 @@ def _scan_units(buffer: Array, offsets: Array, classes: Array) -> tuple[Array, A
                 numbers[document] += digits == length
                 running = np.uint64(0)
                 length = digits = 0
-            if kind == HAN or kind == KANA:
+            if kind in (HAN, KANA):
                 hashes[count] = mix(np.uint64(code_point) + np.uint64(0x9E3779B97F4A7C15))
                 lengths[count] = 1
                 count += 1

@@ -12,7 +12,10 @@ import pytest
 from data.charset import decode
 from data.extract import ExtractConfig, extract_html, nesting
 
-CHINESE = "他在村口等了很久，天黑了才回家。第二天，雨停了，路上有许多落叶。老人说：“这样的秋天，几十年没有见过。”孩子们不信，跑到河边去看。"
+CHINESE = (
+    "他在村口等了很久，天黑了才回家。第二天，雨停了，路上有许多落叶。"
+    "老人说：“这样的秋天，几十年没有见过。”孩子们不信，跑到河边去看。"
+)
 TRADITIONAL = "他在村口等了很久，天黑了才回家。第二天，雨停了，路上有許多落葉。老人說：「這樣的秋天，幾十年沒有見過。」"
 JAPANESE = "むかしむかし、あるところに、おじいさんとおばあさんが住んでいました。おじいさんは山へしばかりに行きました。"
 KOREAN = "옛날 옛적에 어느 마을에 할아버지와 할머니가 살았습니다."
@@ -65,7 +68,7 @@ def test_the_shape_of_a_page_survives() -> None:
         "<pre><code>def f(x):\n    return x + 1\n</code></pre>"
         f"<table><tr><th>名称</th><th>数量</th></tr><tr><td>苹果</td><td>3</td></tr></table><p>{CHINESE}</p>"
     )
-    found = extract_html(page(body, title="题目").encode(), url="https://example.com/a")
+    found = extract_html(page(body, title="题目").encode())
     assert found.status == "ok"
     assert found.title == "题目"
     blocks = found.text.split("\n\n")
@@ -102,7 +105,7 @@ def test_a_hostile_page_costs_one_page(payload: bytes, status: str | None, metho
 
 
 def test_a_slow_page_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(_page: str, _url: str) -> tuple[None, str]:
+    def slow(_page: str) -> tuple[None, str]:
         time.sleep(5)
         return None, ""
 
@@ -139,7 +142,7 @@ def test_the_sample_is_read_as_well_as_trafilatura_reads_it(project: Path) -> No
         if not row["body"]:
             continue
         payload = (project / "samples" / row["file"]).read_bytes()
-        found = extract_html(payload, content_type=row.get("content_type"), url=row["url"])
+        found = extract_html(payload, content_type=row.get("content_type"))
         assert "\ufffd" not in (found.text or "")
         ours.append(overlap(found.text or "", row["body"]))
         theirs.append(overlap(trafilatura.extract(payload.decode(row["charset"])) or "", row["body"]))

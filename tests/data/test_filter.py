@@ -14,7 +14,10 @@ from data.annotate import AnnotateConfig, annotate
 from data.filter import PRESETS, Bound, FilterConfig, alarms, filter_documents, read_preset
 from data.signals import SIGNAL_COLUMNS
 
-CHINESE = "他在村口等了很久，天黑了才回家。第二天，雨停了，路上有许多落叶。老人说：“这样的秋天，几十年没有见过。”孩子们不信，跑到河边去看。"
+CHINESE = (
+    "他在村口等了很久，天黑了才回家。第二天，雨停了，路上有许多落叶。"
+    "老人说：“这样的秋天，几十年没有见过。”孩子们不信，跑到河边去看。"
+)
 ENGLISH = (
     "The river had fallen in the night, and by the time that we came down to it there was a road of stones across. "
     "Nobody could say where the water had gone. My aunt, who is never surprised, took off her shoes and walked over."
@@ -38,14 +41,14 @@ def test_good_text_is_kept(text: str) -> None:
     ("text", "rules"),
     [
         ("太短了。", "words prose_characters"),
-        ("首页 | 新闻 | 下载 | 论坛 | 帮助中心 | 关于我们 | 联系我们 | 网站地图 | 友情链接 | 版权所有 | 设为首页 | 加入收藏", "prose_characters"),
+        ("首页 | 新闻 | 下载 | 论坛 | 帮助中心 | 关于我们 | 网站地图 | 设为首页", "words prose_characters"),
         ("\n".join(f"免费送彩金 http://{n}.example/a" for n in range(40)), "prose_characters"),
         ("\n".join(["今天的天气很好，我们去公园里走一走吧。"] * 60), "distinct_word_share"),
         ("As stated, the general was ordered " * 60, "distinct_word_share"),
         ("\n".join("12.5 33 81 9 7 4112" for _ in range(60)), "language"),
         (CHINESE.replace("了", "\ufffd"), "damaged_share"),
-        ("Il était une fois une petite fille que tout le monde aimait, et sa grand-mère plus encore que les autres. " * 3, "language"),
-        ("むかしむかし、あるところに、おじいさんとおばあさんが住んでいました。おじいさんは山へしばかりに行きました。" * 2, "language"),
+        ("Il était une fois une petite fille que tout le monde aimait, et sa grand-mère aussi. " * 3, "language"),
+        ("むかしむかし、あるところに、おじいさんとおばあさんが住んでいました。山へ行きました。" * 2, "language"),
     ],
 )  # fmt: skip
 def test_bad_text_is_rejected_by_name(text: str, rules: str) -> None:
