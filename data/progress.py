@@ -12,13 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data.shards import read_json
+
 REDRAW_SECONDS = 0.3
 LOG_SECONDS = 15.0
 
 
 @contextmanager
 def show_progress(title: str, folder: Path, sizes: dict[str, int]) -> Iterator[None]:
-    """While the block runs, show how many of `sizes` (bytes by task) have a marker in `folder`."""
+    """While the block runs, show how many of `sizes` (bytes by task) have a marker in `folder`.
+
+    A task that marks parts of its work (`TASK.NNNN.partial`) counts by the bytes that its last part says.
+    """
     total = max(1, sum(sizes.values()))
     finished = threading.Event()
 
@@ -26,7 +31,9 @@ def show_progress(title: str, folder: Path, sizes: dict[str, int]) -> Iterator[N
         if not folder.is_dir():
             return 0
         names = {path.stem for path in folder.glob("*.json")}
-        return sum(size for task, size in sizes.items() if task in names)
+        last = {path.name.partition(".")[0]: path for path in sorted(folder.glob("*.partial"))}
+        so_far = sum(size for task, size in sizes.items() if task in names)
+        return so_far + sum(_partial_bytes(path) for task, path in last.items() if task not in names)
 
     show = _live if sys.stderr.isatty() else _lines
     thread = threading.Thread(target=show, args=(title, total, done, finished), daemon=True)
@@ -36,6 +43,13 @@ def show_progress(title: str, folder: Path, sizes: dict[str, int]) -> Iterator[N
     finally:
         finished.set()
         thread.join()
+
+
+def _partial_bytes(path: Path) -> int:
+    try:
+        return int(read_json(path)["facts"]["bytes"])  # type: ignore[index]
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _live(title: str, total: int, done, finished: threading.Event) -> None:  # type: ignore[no-untyped-def]

@@ -44,6 +44,8 @@ class Problems:
     found: dict[str, list[str]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     shown: int = 5
+    read_bytes: int = 0
+    """Bytes of the file, as it lies, that were read so far: for the progress."""
 
     def add(self, reason: str, detail: str) -> None:
         self.counts[reason] = self.counts.get(reason, 0) + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import IO, TYPE_CHECKING, Literal, get_args
 
 import orjson
 
@@ -98,8 +98,7 @@ def read_records(item: InputFile, problems: Problems, max_bytes: int, limits: Li
         return
     try:
         with item.open() as file:
-            pieces = iter(lambda: file.read(READ_BYTES), b"")
-            buffer = ByteBuffer(decompress(pieces, item.compression, limits), problems)
+            buffer = ByteBuffer(decompress(_pieces(file, problems), item.compression, limits), problems)
             if not buffer.need(1):
                 problems.add("empty_file", "no bytes in it")
             elif item.format in ("warc", "wet"):
@@ -112,6 +111,12 @@ def read_records(item: InputFile, problems: Problems, max_bytes: int, limits: Li
                 yield from _read_whole(buffer, item, problems, max_bytes)
     except OSError as error:
         problems.add("unreadable", str(error))
+
+
+def _pieces(file: IO[bytes], problems: Problems) -> Iterator[bytes]:
+    while piece := file.read(READ_BYTES):
+        problems.read_bytes += len(piece)
+        yield piece
 
 
 def _read_lines(buffer: ByteBuffer, item: InputFile, max_bytes: int, parse) -> Iterator[RawRecord | None]:  # type: ignore[no-untyped-def]
