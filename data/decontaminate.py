@@ -39,7 +39,10 @@ class DecontaminateConfig:
     shortest_characters: int = 10
     """The same for strings that begin with a Han character."""
     common_items: int = 10
-    """N-grams in more evaluation items than this are common (instructions, answer options) and left out."""
+    """N-grams in more items of an evaluation set than this ..."""
+    common_share: float = 0.2
+    """... and in more than this share of its items are common (instructions, answer options) and left out; a story
+    that a dozen questions are asked about is not."""
     common_documents: int = 100
     """N-grams in more documents of the corpus than this are common (licences, proverbs) and left out."""
     gap: int = 16
@@ -62,7 +65,7 @@ class DecontaminateConfig:
                 raise ValueError(f"decontaminate.{name} is {getattr(self, name)}: expected at least 1")
         if self.margin < 0:
             raise ValueError(f"decontaminate.margin is {self.margin}: expected at least 0")
-        for name in ("coverage", "drop_share"):
+        for name in ("coverage", "drop_share", "common_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"decontaminate.{name} is {getattr(self, name)}: expected a share in (0, 1]")
 

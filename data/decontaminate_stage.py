@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from data.annotate import annotate
 from data.decontaminate import DecontaminateConfig, build_index, decontaminate
+from data.evaluation_sets import HUGGING_FACE, find_files
 from data.overlap import Index, documents_holding
 from data.schema import KEPT, REJECTED
-from data.shards import atomic
+from data.shards import atomic, file_digest
 from data.stage import Context, Counts, Done, Phase, Stage, document_counts, one_task, shard_size, shard_tasks
+
+if TYPE_CHECKING:
+    from data.config import CorpusConfig
 
 HITS = "hits"
 """Folder of the table of leaks."""
@@ -81,6 +86,13 @@ def _apply(context: Context, task: str) -> Done:
     return Done(files=files, counts=counts)
 
 
+def _fingerprint(config: CorpusConfig, tokenizer: Path | None) -> dict[str, str]:  # noqa: ARG001
+    """Digests of the evaluation files, so that another version of a set makes the stage stale."""
+    names = [name for name in config.decontaminate.against if not name.startswith(HUGGING_FACE)]
+    files = [path for name in names for path in find_files(name)]
+    return {f"evaluation {path.name}": file_digest(path) for path in files}
+
+
 DECONTAMINATE = Stage(
     name="decontaminate",
     reads=("redact/kept",),
@@ -92,5 +104,6 @@ DECONTAMINATE = Stage(
         Phase(name="apply", tasks=shard_tasks, run=_apply, size=shard_size),
     ),
     growth=1.2,
+    fingerprint=_fingerprint,
 )
 """Decontamination, after redaction."""

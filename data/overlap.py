@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numba
@@ -51,6 +52,11 @@ class Index:
     character_lengths: Array
     """int64, sorted: lengths of n-grams that start at a character."""
 
+    @cached_property
+    def table(self) -> tuple[Array, Array, Array]:
+        """The n-grams as a hash table (`_table`)."""
+        return _table(self.grams)
+
     def without(self, common: Array) -> Index:
         """The index less n-grams where `common` (bool, one each) is true."""
         counts = np.diff(self.first)
@@ -64,13 +70,18 @@ class Index:
         )
 
 
+@numba.njit(cache=True, inline="always")
+def _extend(running: np.uint64, unit: np.uint32) -> np.uint64:
+    running = (running ^ np.uint64(unit)) * np.uint64(0x9E3779B97F4A7C15)
+    return running ^ (running >> np.uint64(32))
+
+
 @numba.njit(cache=True)
 def _gram(units: Array, start: int, length: int) -> np.uint64:
-    running = np.uint64(length)
+    running = np.uint64(0)
     for i in range(start, start + length):
-        running = (running ^ np.uint64(units[i])) * np.uint64(0x9E3779B97F4A7C15)
-        running ^= running >> np.uint64(32)
-    return mix(running)
+        running = _extend(running, units[i])
+    return mix(running ^ np.uint64(length))
 
 
 @numba.njit(cache=True)
@@ -140,36 +151,53 @@ def build(items: Iterable[Item], config: DecontaminateConfig) -> Index:
         word_lengths=np.unique(lengths[~of_character]).astype(np.int64),
         character_lengths=np.unique(lengths[of_character]).astype(np.int64),
     )
-    return index.without(_items_holding(index) > config.common_items)
+    return index.without(_common_in_sets(index, config))
 
 
-def _items_holding(index: Index) -> Array:
-    """In how many items each n-gram is."""
+def _common_in_sets(index: Index, config: DecontaminateConfig) -> Array:
+    """Whether each n-gram is in too many items of a set (bool, one each)."""
+    names, set_of_item, sizes = np.unique(np.array(index.sets), return_inverse=True, return_counts=True)
     gram = np.repeat(np.arange(len(index.grams)), np.diff(index.first))
     item = np.searchsorted(index.unit_offsets, index.places, side="right") - 1
     pairs = np.unique(np.stack([gram, item]), axis=1)
-    return np.bincount(pairs[0], minlength=len(index.grams))
+    common = np.zeros(len(index.grams), bool)
+    for number in range(len(names)):
+        items = np.bincount(pairs[0][set_of_item[pairs[1]] == number], minlength=len(index.grams))
+        common |= (items > config.common_items) & (items > config.common_share * sizes[number])
+    return common
 
 
 @numba.njit(cache=True)
-def _table(grams: Array) -> tuple[Array, Array]:
-    """Open-addressing table of the grams: keys (0: empty) and their numbers."""
+def _table(grams: Array) -> tuple[Array, Array, Array]:
+    """Open-addressing table of the grams: keys (0: empty), their numbers, and a filter of one bit a key.
+
+    Nearly every n-gram of a corpus is in no evaluation set, and the filter says so from the cache.
+    """
     size = 64
     while size < 4 * grams.shape[0]:
         size *= 2
     keys = np.zeros(size, np.uint64)
     numbers = np.zeros(size, np.int32)
+    bits = np.zeros(size // 8, np.uint64)  # eight bits a slot: 32 and more for each gram
     for number in range(grams.shape[0]):
         slot = np.int64(grams[number] & np.uint64(size - 1))
         while keys[slot] != 0:
             slot = (slot + 1) & (size - 1)
         keys[slot], numbers[slot] = grams[number], number
-    return keys, numbers
+        bit = (grams[number] >> np.uint64(32)) & np.uint64(size * 8 - 1)
+        bits[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
+    return keys, numbers, bits
 
 
 @numba.njit(cache=True)
 def _scan(
-    units: Array, offsets: Array, keys: Array, numbers: Array, word_lengths: Array, character_lengths: Array
+    units: Array,
+    offsets: Array,
+    keys: Array,
+    numbers: Array,
+    bits: Array,
+    word_lengths: Array,
+    character_lengths: Array,
 ) -> tuple[Array, Array, Array]:
     """Document, unit (from the document's first) and n-gram of each hit, in order."""
     documents = np.empty(1024, np.int64)
@@ -177,14 +205,23 @@ def _scan(
     grams = np.empty(1024, np.int64)
     count = 0
     mask = keys.shape[0] - 1
+    bit_mask = np.uint64(bits.shape[0] * 64 - 1)
     for document in range(offsets.shape[0] - 1):
         first, stop = offsets[document], offsets[document + 1]
         for i in range(first, stop):
             lengths = character_lengths if units[i] & np.uint32(1) else word_lengths
+            running = np.uint64(0)
+            done = 0
             for n in lengths:
                 if i + n > stop:
                     break
-                gram = _gram(units, i, n)
+                while done < n:
+                    running = _extend(running, units[i + done])
+                    done += 1
+                gram = mix(running ^ np.uint64(n))
+                bit = (gram >> np.uint64(32)) & bit_mask
+                if not (bits[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1):
+                    continue
                 slot = np.int64(gram & np.uint64(mask))
                 while keys[slot] != 0 and keys[slot] != gram:
                     slot = (slot + 1) & mask
@@ -201,8 +238,7 @@ def _scan(
 
 def scan(units: Array, offsets: Array, index: Index) -> tuple[Array, Array, Array]:
     """Where documents hold n-grams of the index: document, unit of the document, number of the n-gram (int64)."""
-    keys, numbers = _table(index.grams)
-    return _scan(units, offsets, keys, numbers, index.word_lengths, index.character_lengths)
+    return _scan(units, offsets, *index.table, index.word_lengths, index.character_lengths)
 
 
 def documents_holding(index: Index, texts: pl.Series) -> Array:
