@@ -1,4 +1,4 @@
-"""The command line of the corpus: `python -m data run|STAGE|inspect|digest`."""
+"""The command line of the corpus: `python -m data run|STAGE|inspect|digest|train-quality`."""
 
 from __future__ import annotations
 
@@ -104,11 +104,35 @@ def digest_command(argv: list[str]) -> int:
     return 0
 
 
+def train_quality_command(argv: list[str]) -> int:
+    """Train a language's quality model from good and bad documents."""
+    from data.quality import train
+    from tokenizer.corpus import Faults, read_documents
+
+    parser = Parser("python -m data train-quality", "train a quality model of one language for annotate.quality_models")
+    parser.add_argument("--good", nargs="+", type=str, required=True, help="folders of shards, JSONL or Parquet")
+    parser.add_argument("--bad", nargs="+", type=str, required=True, help="the same, of documents to score low")
+    parser.add_argument("--output", type=str, required=True, help="file to write the model to")
+    parser.add_argument("--epochs", type=int, default=5, help="times that training reads the documents")
+    parser.add_argument("--limit", type=int, default=None, help="read this many documents a side at most")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.read(argv)
+    faults = Faults()
+    good, bad = (
+        [document.text for document in read_documents([Path(path) for path in paths], faults, args.limit)]
+        for paths in (args.good, args.bad)
+    )
+    figures = train(good, bad, Path(args.output), epochs=args.epochs)
+    print_figures({**figures, "unreadable": faults.count, "model": args.output}, args.json)
+    return 0
+
+
 COMMANDS = {
     "run": (run_command, "every stage in order"),
     **{name: (partial(stage_command, name), SUMMARIES[name]) for name in STAGES},
     "inspect": (inspect_command, "the life of one document"),
     "digest": (digest_command, "digests of what each stage wrote"),
+    "train-quality": (train_quality_command, "train a quality model of one language"),
 }
 
 if __name__ == "__main__":
