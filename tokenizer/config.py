@@ -51,8 +51,8 @@ class PretokenizationConfig:
     """Where a byte-level BPE may not merge: the text is cut there before training and before encoding."""
 
     han: HanRule = "with_letters"
-    """How a run of Han characters is cut: with neighbouring letters (as cl100k's pattern does), with the punctuation
-    mark after it, apart from all else, or apart and in runs of at most so many characters."""
+    """How a run of Han characters is cut: with neighbouring letters (as cl100k's pattern does), with Chinese
+    punctuation, apart from all else, or apart and in runs of at most so many characters."""
     digits: Literal["one", "three", "run"] = "one"
     """Digits one by one, in groups of up to three from the left, or as long as they run."""
     contractions: bool = True

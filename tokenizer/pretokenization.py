@@ -27,8 +27,8 @@ def _han(rule: HanRule) -> list[str]:
     if rule == "with_letters":
         return [_LETTERS]
     if rule == "with_punctuation":
-        # One full-width mark stays with the run that it follows: 你好， is a piece.
-        return [_HAN_LETTER + r"+[，。、；：？！”’）》」』…—]?", _LETTERS_WITHOUT_HAN]
+        # Clauses and their marks are one piece, 你好，世界。 and the like, so that tokens may hold a mark.
+        return [rf"(?:{_HAN_LETTER}|[，。、；：？！“”‘’（）《》「」『』…—·])+", _LETTERS_WITHOUT_HAN]
     if rule == "apart":
         return [_HAN_LETTER + "+", _LETTERS_WITHOUT_HAN]
     return [_HAN_LETTER + "{1," + rule.removeprefix("runs_of_") + "}", _LETTERS_WITHOUT_HAN]

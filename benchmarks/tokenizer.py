@@ -1,0 +1,139 @@
+"""Encoding beside its peers on the same documents in one run: the stage tokenize, the bare library, datatrove.
+
+    bare         tokenizers' encode_batch over texts in memory, 1,000 at a time; nothing is read or written
+    stage        data.tokenize.encode_shard: a Parquet shard read, encoded and written as token shards
+    datatrove    DocumentTokenizer over documents in memory, written to its own files, without shuffling
+
+All use the same tokenizer.json. Runs alternate, the figures are medians over the rounds, a ratio is the median of the
+rounds' ratios. Rates are by processor time, which other programs on the machine disturb less, and by the clock.
+
+    python benchmarks/tokenizer.py [--tokenizer DIR] [--documents PATH] [--megabytes 6] [--rounds 5] [--json]
+
+Without --tokenizer one of 32,000 tokens is trained on the documents first.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def main() -> None:
+    """Read the arguments, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    corpus = Path(os.environ.get("TIANKONG_CORPUS", Path(__file__).resolve().parents[2] / "shared" / "corpus"))
+    parser.add_argument("--tokenizer", type=Path, help="a trained folder")
+    parser.add_argument("--documents", type=Path, nargs="+", default=[corpus / "documents"])
+    parser.add_argument("--megabytes", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    os.environ["RAYON_NUM_THREADS"] = str(arguments.threads)  # before the library starts its threads
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    with tempfile.TemporaryDirectory() as name:
+        figures = benchmark(arguments, Path(name))
+    if arguments.json:
+        print(json.dumps(figures, ensure_ascii=False))
+        return
+    for group, values in figures.items():
+        print(group)
+        for key, value in values.items():
+            print(f"  {key:<28}{value:>10.2f}")
+
+
+def benchmark(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, float]]:
+    """Figures by language: MB/s of each contender, and the stage's ratios to its peers."""
+    from tokenizer.config import SampleConfig, TokenizerConfig
+    from tokenizer.train import train
+
+    texts = _texts(arguments.documents, arguments.megabytes)
+    folder = arguments.tokenizer
+    if folder is None:
+        folder = work / "tokenizer"
+        config = TokenizerConfig(vocab_size=32_000, sample=SampleConfig(megabytes=2 * arguments.megabytes))
+        train(config, arguments.documents, folder)
+    figures: dict[str, dict[str, float]] = {}
+    for language in ("zh", "en"):
+        contenders = _contenders(texts[language], language, folder, work)
+        clock: dict[str, list[float]] = {name: [] for name in contenders}
+        processor: dict[str, list[float]] = {name: [] for name in contenders}
+        for name in contenders:  # warm up: files in the cache, threads started
+            contenders[name]()
+        for _ in range(arguments.rounds):
+            for name, run in contenders.items():
+                started = time.perf_counter(), time.process_time()
+                run()
+                clock[name].append(time.perf_counter() - started[0])
+                processor[name].append(time.process_time() - started[1])
+        megabytes = sum(len(text.encode()) for text in texts[language]) / 1e6
+        figures[language] = {}
+        for kind, seconds in (("processor", processor), ("clock", clock)):
+            for name in contenders:
+                figures[language][f"{name} MB/s, {kind}"] = megabytes / statistics.median(seconds[name])
+            for name in ("bare", "datatrove"):
+                ratios = (peer / ours for peer, ours in zip(seconds[name], seconds["stage"], strict=True))
+                figures[language][f"stage / {name}, {kind}"] = statistics.median(ratios)
+    return figures
+
+
+def _texts(paths: list[Path], megabytes: float) -> dict[str, list[str]]:
+    from tokenizer.corpus import Faults, read_documents
+
+    texts: dict[str, list[str]] = {"zh": [], "en": []}
+    sizes = {"zh": 0, "en": 0}
+    for document in read_documents(paths, Faults()):
+        if document.language in texts and sizes[document.language] < megabytes * 1e6:
+            texts[document.language].append(document.text)
+            sizes[document.language] += len(document.text.encode())
+    return texts
+
+
+def _contenders(texts: list[str], language: str, folder: Path, work: Path) -> dict[str, Callable[[], None]]:
+    import polars as pl
+    import tokenizers
+    from datatrove.data import Document
+    from datatrove.pipeline.tokens import DocumentTokenizer
+    from datatrove.utils.logging import logger
+
+    from data.tokenize import TokenizeConfig, encode_shard
+    from tokenizer.load import load_tokenizer
+
+    logger.remove()
+    logging.disable(logging.INFO)
+    shard = work / f"{language}.parquet"
+    pl.DataFrame({"text": texts, "language": language, "kind": "prose"}).write_parquet(shard)
+    bare_tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ours = load_tokenizer(folder)
+    documents = [Document(text=text, id=str(i)) for i, text in enumerate(texts)]
+
+    def bare() -> None:
+        for start in range(0, len(texts), 1000):
+            bare_tokenizer.encode_batch(texts[start : start + 1000])
+
+    def stage() -> None:
+        encode_shard(shard, ours, work / "stage", TokenizeConfig())
+
+    def datatrove() -> None:
+        step = DocumentTokenizer(
+            output_folder=str(work / "datatrove"),
+            tokenizer_name_or_path=str(folder / "tokenizer.json"),
+            eos_token="<|endoftext|>",
+            shuffle_documents=False,
+            batch_size=1000,
+        )
+        step.run(iter(documents), rank=0, world_size=1)
+
+    return {"bare": bare, "stage": stage, "datatrove": datatrove}
+
+
+if __name__ == "__main__":
+    main()
