@@ -294,3 +294,13 @@ SUPPLIED_SIGNALS: tuple[Signal, ...] = (
 
 SIGNAL_COLUMNS: dict[str, type[pl.DataType]] = {signal.name: signal.dtype for signal in (*SIGNALS, *SUPPLIED_SIGNALS)}
 """Name and dtype of every signal column, in order."""
+
+
+def signal_table() -> str:
+    """Every signal as a Markdown table: what `docs/signals.md` prints."""
+    rows = ["| signal | unit | definition | source |", "|---|---|---|---|"]
+    rows += [
+        f"| `{signal.name}` | {signal.unit} | {signal.definition} | {signal.source} |"
+        for signal in (*SIGNALS, *SUPPLIED_SIGNALS)
+    ]
+    return "\n".join(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from data.annotate import AnnotateConfig, annotate, count
 from data.repetition_kernels import BLOCK_COUNTS, REPETITION_COUNTS, scan_blocks, scan_repetition
-from data.signals import SIGNAL_COLUMNS, SIGNALS, SUPPLIED_SIGNALS
+from data.signals import SIGNAL_COLUMNS, SIGNALS, SUPPLIED_SIGNALS, signal_table
 from data.text_kernels import measured_units, text_buffers, units
 
 HAN = r"[\u2e80-\u2fd5\u3005-\u3007\u3021-\u3029\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -195,3 +196,12 @@ def test_the_table_of_signals_is_sound() -> None:
     names = [signal.name for signal in (*SIGNALS, *SUPPLIED_SIGNALS)]
     assert len(names) == len(set(names))
     assert all(signal.definition and signal.source for signal in SIGNALS)
+
+
+def test_the_documentation_prints_the_table(project: Path) -> None:
+    assert signal_table() in (project / "docs" / "signals.md").read_text(encoding="utf-8")
+    chinese = (project / "docs" / "signals.zh.md").read_text(encoding="utf-8")
+    units = {"count": "个", "share": "占比", "characters": "字符", "per word": "每词", "yes or no": "是否", "score": "分"}
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| .+ \| .+ \|$", chinese, re.MULTILINE)
+    expected = [(signal.name, units[signal.unit]) for signal in (*SIGNALS, *SUPPLIED_SIGNALS)]
+    assert [row for row in rows if row[0] in SIGNAL_COLUMNS] == expected
