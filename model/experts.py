@@ -3,7 +3,7 @@
 Shapes: T tokens of the batch, H hidden, E experts, K experts a token, I an expert's width, P = T * K pairs of both.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,51 @@ def balance_loss(logits_BSE: Tensor, chosen_BSK: Tensor) -> Tensor:
     return (counts_BE * (num_experts / chosen_BP.shape[1]) * mean_share_BE).sum(dim=-1)
 
 
+def _inverse(order_P: Tensor) -> Tensor:
+    places = torch.arange(len(order_P), device=order_P.device)
+    return torch.empty_like(order_P).scatter_(0, order_P, places)
+
+
+def _dispatched(rows_TH: Tensor, order_P: Tensor, top_k: int) -> Tensor:
+    return rows_TH.index_select(0, order_P // top_k)
+
+
+def _combined(rows_PH: Tensor, order_P: Tensor, top_k: int) -> Tensor:
+    returned = rows_PH.index_select(0, _inverse(order_P))
+    return returned if top_k == 1 else returned.unflatten(0, (-1, top_k)).sum(dim=1)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Each token once for each of its experts, in the experts' order; `_Combine` is its transpose.
+
+    Both are gathers, so that forward and backward sum a token's experts in one order on every device.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows_TH: Tensor, order_P: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(order_P)
+        ctx.top_k = top_k
+        return _dispatched(rows_TH, order_P, top_k)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _combined(gradients[0], ctx.saved_tensors[0], ctx.top_k), None, None
+
+
+class _Combine(torch.autograd.Function):
+    """The sum of each token's experts, from rows in the experts' order."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_PH: Tensor, order_P: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(order_P)
+        ctx.top_k = top_k
+        return _combined(rows_PH, order_P, top_k)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _dispatched(gradients[0], ctx.saved_tensors[0], ctx.top_k), None, None
+
+
 class GroupedExperts(nn.Module):
     """All routed experts of a layer as two stacks of matrices, the gate before the up-projection."""
 
@@ -82,16 +127,17 @@ class GroupedExperts(nn.Module):
 
     def forward(self, hidden_TH: Tensor, weights_TK: Tensor, chosen_TK: Tensor) -> Tensor:
         """The weighted sum of each token's chosen experts, (T, H)."""
-        tokens, top_k = chosen_TK.shape
         order_P = chosen_TK.flatten().argsort(stable=True)
         counts_E = chosen_TK.flatten().bincount(minlength=self.gate_up_proj.shape[0])
-        gathered_PH = hidden_TH[order_P // top_k]
+        gathered_PH: Tensor = _Dispatch.apply(hidden_TH, order_P, chosen_TK.shape[1])
         gate_PI, up_PI = expert_matmul(gathered_PH, self.gate_up_proj, counts_E, self.backend).chunk(2, dim=-1)
-        out_PH = expert_matmul(F.silu(gate_PI) * up_PI, self.down_proj, counts_E, self.backend)
-        out_PH = out_PH * weights_TK.flatten()[order_P, None].to(out_PH.dtype)
-        # Put back in the tokens' order by a permutation, so that the sum over K has one order on every device.
-        returned_PH = torch.empty_like(out_PH).index_copy(0, order_P, out_PH)
-        return returned_PH.view(tokens, top_k, -1).sum(dim=1)
+        # The weights go in before the last product, where a pair is narrowest.
+        weights_P: Tensor = _Dispatch.apply(weights_TK.flatten().to(up_PI.dtype), order_P, 1)
+        inner_PI = F.silu(gate_PI) * up_PI * weights_P[:, None]
+        combined_TH: Tensor = _Combine.apply(
+            expert_matmul(inner_PI, self.down_proj, counts_E, self.backend), order_P, chosen_TK.shape[1]
+        )
+        return combined_TH
 
 
 def expert_matmul(

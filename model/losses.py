@@ -49,6 +49,8 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: 
 
 def _cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     logits = F.linear(hidden, weight).float()
-    normaliser = logits.logsumexp(dim=-1)
-    chosen = logits.gather(1, targets.long().unsqueeze(1)).squeeze(1)
-    return normaliser - chosen, normaliser.square()
+    targets = targets.long()
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    # The log normaliser is the loss plus the target's logit: no second pass over the logits.
+    normalisers = losses + logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return losses, normalisers.square()

@@ -27,17 +27,17 @@ class Rotation:
         """Rotate the first R of the last dimension of (B, H, S, D); the others pass."""
         axes, pairs = self.cosine.shape[-2:]
         rotated = 2 * axes * pairs
-        turning = states[..., :rotated].float().unflatten(-1, (axes, 2 * pairs))
+        # split and unbind, whose backward passes join; slices would each fill a gradient of the whole width.
+        turning, passing = states.split((rotated, states.shape[-1] - rotated), dim=-1)
+        turning = turning.float().unflatten(-1, (axes, 2 * pairs))
         if self.layout == "half":
             a, b = turning.chunk(2, dim=-1)
             turned = torch.cat((a * self.cosine - b * self.sine, b * self.cosine + a * self.sine), dim=-1)
         else:
-            a, b = turning[..., 0::2], turning[..., 1::2]
+            a, b = turning.unflatten(-1, (pairs, 2)).unbind(dim=-1)
             turned = torch.stack((a * self.cosine - b * self.sine, b * self.cosine + a * self.sine), dim=-1).flatten(-2)
         turned = turned.flatten(-2).to(states.dtype)
-        if rotated == states.shape[-1]:
-            return turned
-        return torch.cat((turned, states[..., rotated:]), dim=-1)
+        return torch.cat((turned, passing), dim=-1) if passing.shape[-1] else turned
 
 
 def rotation(positions: Tensor, rotary_dim: int, base: float, layout: Literal["half", "interleaved"]) -> Rotation:
