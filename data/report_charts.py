@@ -47,14 +47,19 @@ def svg(figure: Figure, label: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{label}"', text, count=1)
+    widest = round(108 * figure.get_figwidth())  # beyond it the labels would outgrow the page's text
+    attributes = rf'\1 role="img" aria-label="{label}" style="max-width: {widest}px"'
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', attributes, text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    return re.sub(r" font-family: [^;\"]*;", "", text)  # the page's own
 
 
-def axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty chart, its size in inches."""
+def axes(width: float, height: float, place: tuple[float, float, float, float] | None = None) -> tuple[Figure, Axes]:
+    """An empty chart, its size in inches; `place` (left, bottom, width, height) spares the search for a layout."""
     with mpl.rc_context(STYLE):
+        if place is not None:
+            figure = Figure(figsize=(width, height))
+            return figure, figure.add_axes(place)
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.add_subplot()
 
@@ -122,7 +127,7 @@ def s_curve(bands: int, rows: int, lines: Mapping[str, float], label: str) -> st
 
 def histogram(name: str, kept: Array, rejected: Array, low: float | None, high: float | None, label: str) -> str:
     """A signal's distribution over kept and rejected documents, with the thresholds that it is judged by."""
-    figure, axis = axes(3.0, 1.75)
+    figure, axis = axes(3.0, 1.75, (0.12, 0.14, 0.85, 0.70))
     both = np.concatenate([kept, rejected])
     lowest, highest = np.quantile(both, [0.002, 0.995]) if len(both) else (0.0, 1.0)
     for limit in (low, high):

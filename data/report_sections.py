@@ -55,7 +55,7 @@ def megabytes(value: float) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+    return f"{100 * part / whole:.1f} %".replace("-0.0", "0.0").replace("-", "−") if whole else "–"
 
 
 def funnel_section(steps: list[Step], tokens: dict[str, float]) -> Section:
@@ -68,12 +68,15 @@ def funnel_section(steps: list[Step], tokens: dict[str, float]) -> Section:
     ]
     rows = []
     for before, step in zip([None, *steps[:-1]], steps, strict=True):
-        lost = percent(before.all_bytes - step.all_bytes, before.all_bytes) if before else "–"
-        cells = [f"{number(step.documents.get(x, 0))} · {megabytes(step.size.get(x, 0))}" for x in languages]
+        change = percent(step.all_bytes - before.all_bytes, before.all_bytes) if before else "–"
+        cells = [
+            f"{number(step.documents[x])} · {megabytes(step.size[x])}" if step.documents.get(x) else "–"
+            for x in languages
+        ]
         rows.append(
-            [step.stage, number(step.all_documents), megabytes(step.all_bytes), number(step.rejected), lost, *cells]
+            [step.stage, number(step.all_documents), megabytes(step.all_bytes), number(step.rejected), change, *cells]
         )
-    head = ["after", "documents", "text", "rejected", "bytes lost", *(LANGUAGE_NAMES[x] for x in languages)]
+    head = ["after", "documents", "text", "rejected", "change of text", *(LANGUAGE_NAMES[x] for x in languages)]
     body = Markup('<div class="two">{}{}</div>').format(panel(charts[0]), panel(charts[1])) + panel(table(head, rows))
     if tokens:
         total = sum(tokens.values())

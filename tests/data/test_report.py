@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from data.report import ReportConfig, write_report
+from data.report_pairs import marked
 from data.shards import write_json, write_shard
 
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> 正文"
@@ -89,6 +90,17 @@ def test_numbers_are_those_of_the_records(workspace: Path) -> None:
     assert "filter.words" in page
     assert "3 &lt; 50" in page
     assert "deduplicate.near" in page
+
+
+def test_differences_are_marked_and_escaped() -> None:
+    left, right = marked(
+        "the <b>long</b> page " + "same words here " * 9, "the <b>short</b> page " + "same words here " * 9
+    )
+    assert "<del>long</del>" in left
+    assert "<ins>short</ins>" in right
+    assert "&lt;b&gt;" in left
+    assert " … " in left
+    assert re.sub("<ins>.*?</ins>", "", right) == re.sub("<del>.*?</del>", "", left)
 
 
 def test_the_same_workspace_gives_the_same_examples(workspace: Path) -> None:
