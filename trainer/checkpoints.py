@@ -160,8 +160,13 @@ def explain_failed_save(error: OSError, run: Path, step: int) -> OSError:
     )
 
 
-def disk_error(error: BaseException | None) -> OSError | None:
-    """What the system said of the disk, if that is why a save failed: libraries wrap it or only quote it."""
+def is_full(folder: Path) -> bool:
+    """Whether the disk of `folder` has no room for another small file."""
+    return shutil.disk_usage(folder).free < 1 << 20
+
+
+def disk_error(error: BaseException | None, folder: Path) -> OSError | None:
+    """What the system said of `folder`'s disk, if that is why a save failed: libraries wrap it or only quote it."""
     while error is not None:
         if isinstance(error, OSError):
             return error
@@ -170,8 +175,10 @@ def disk_error(error: BaseException | None) -> OSError | None:
             return OSError(errno.ENOSPC, "No space left on device")
         if "Disk quota exceeded" in text or "os error 122" in text:
             return OSError(errno.EDQUOT, "Disk quota exceeded")
-        if "PytorchStreamWriter failed" in text or "I/O error" in text:
-            return OSError(errno.EIO, text.splitlines()[0])
+        if "inline_container" in text or "PytorchStreamWriter" in text:  # torch's writer does not say why it failed
+            return (
+                OSError(errno.ENOSPC, "No space left on device") if is_full(folder) else OSError(text.splitlines()[-1])
+            )
         error = error.__cause__ or error.__context__
     return None
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch.distributed.checkpoint import CheckpointException
 
 from trainer import checkpoints
 from trainer.config import RunConfig, to_yaml
@@ -65,9 +66,9 @@ class Saver:
                 checkpoints.publish(self.folder, position.step)
                 checkpoints.remove_old(self.folder, self.config.checkpoint)
             wait_for_all()
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except (OSError, SafetensorError, RuntimeError, CheckpointException) as error:
             # safetensors and DCP wrap what the system said; only trouble with the disk is the user's.
-            reason = checkpoints.disk_error(error)
+            reason = checkpoints.disk_error(error, self.folder)
             if self.world.is_first:
                 checkpoints.discard(partial)
             if reason is None:
