@@ -200,6 +200,8 @@ def _ray_executor(
         logging_dir=str(logs.resolve()),
         skip_completed=False,
         mem_per_cpu_gb=engine.memory_gb,
+        # Ray starts a process for each job; four jobs a worker still even out tasks of different length
+        tasks_per_job=max(1, tasks // (4 * workers)),
     )
 
 
