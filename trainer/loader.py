@@ -201,8 +201,8 @@ class Loader:
         for task, parts in groups.items():
             place = np.concatenate([rows.place for rows in parts])
             made = self._build(task, parts, keys[place])
-            for array, part in zip(batch, made, strict=True):
-                array[place] = part
+            for name in Batch._fields:
+                getattr(batch, name)[place] = getattr(made, name)
         batch.source[:] = sources
         return batch
 

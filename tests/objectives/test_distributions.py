@@ -176,6 +176,12 @@ def test_spans_are_placed_as_sorted_uniform_draws(masks: MaskDraws) -> None:
     places = 448 - masks.masked - masks.counts + 2
     above, at_or_above = ((places - first - 1) / places) ** masks.counts, ((places - first) / places) ** masks.counts
     uniform = above + (at_or_above - above) * as_floats(draw_bits(stream_key(6), np.arange(masks.rows)))
+    # The last draw may be `free` itself, whose span ends the piece.
+    touching = int((masks.first + masks.length == 448).sum())
+    chance = 1 - (1 - 1 / places) ** masks.counts
+    normal = (touching - chance.sum()) / np.sqrt((chance * (1 - chance)).sum())
+    print(f"\nspans that end their piece: {touching}, theory {chance.sum():.1f}, z = {normal:.2f}")
+    assert 2 * stats.norm.sf(abs(normal)) > 1e-4
     observed = np.histogram(uniform, 50, (0, 1))[0]
     assert goodness("place of the first span", observed, np.full(50, masks.rows / 50)) > 1e-4
 
