@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from command_line import Parser, print_figures, run_commands
+from command_line import Command, Parser, print_figures, run_commands
 
 STAGES = ("ingest", "annotate", "filter", "deduplicate", "redact", "decontaminate", "mix", "tokenize", "report")
 SUMMARIES = {
@@ -127,7 +127,7 @@ def train_quality_command(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[Command, str]] = {
     "run": (run_command, "every stage in order"),
     **{name: (partial(stage_command, name), SUMMARIES[name]) for name in STAGES},
     "inspect": (inspect_command, "the life of one document"),

@@ -46,8 +46,11 @@ class Limits:
 
 
 class _Decompressor(Protocol):
-    eof: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def give(self, data: bytes) -> Iterator[bytes]: ...
 

@@ -8,6 +8,7 @@ are handed out again.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -157,7 +158,7 @@ def make_step(context: Context, index: int, tasks: list[str]) -> object:
 
 
 def _local_executor(pipeline: list[object], tasks: int, workers: int, logs: Path) -> PipelineExecutor:
-    import multiprocess
+    import multiprocess  # type: ignore[import-untyped]
     from datatrove.executor.local import LocalPipelineExecutor
     from loguru import logger
 
@@ -185,13 +186,14 @@ def _ray_executor(
     logger.disable("datatrove")
     if not ray.is_initialized():
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        cluster = os.environ.get("RAY_ADDRESS")  # a running one, else one is started on this machine
         ray.init(
-            address=os.environ.get("RAY_ADDRESS"),  # a running cluster, else one on this machine
+            address=cluster,
+            num_cpus=None if cluster else workers,
             include_dashboard=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
-            **({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}),
         )
     return RayPipelineExecutor(
         pipeline=pipeline,

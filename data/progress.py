@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def _partial_bytes(path: Path) -> int:
         return 0
 
 
-def _live(title: str, total: int, done, finished: threading.Event) -> None:  # type: ignore[no-untyped-def]
+def _live(title: str, total: int, done: Callable[[], int], finished: threading.Event) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -69,7 +69,7 @@ def _live(title: str, total: int, done, finished: threading.Event) -> None:  # t
             progress.update(task, completed=done())
 
 
-def _lines(title: str, total: int, done, finished: threading.Event) -> None:  # type: ignore[no-untyped-def]
+def _lines(title: str, total: int, done: Callable[[], int], finished: threading.Event) -> None:
     started = time.monotonic()
     while not finished.wait(LOG_SECONDS):
         so_far, seconds = done(), time.monotonic() - started

@@ -6,7 +6,7 @@ position in a file is a number of items and a run that was cut short can go on f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Literal, get_args
 
@@ -119,12 +119,15 @@ def _pieces(file: IO[bytes], problems: Problems) -> Iterator[bytes]:
         yield piece
 
 
-def _read_lines(buffer: ByteBuffer, item: InputFile, max_bytes: int, parse) -> Iterator[RawRecord | None]:  # type: ignore[no-untyped-def]
+def _read_lines(
+    buffer: ByteBuffer, item: InputFile, max_bytes: int, parse: Callable[[bytes, InputFile, int], RawRecord]
+) -> Iterator[RawRecord | None]:
     """A record a line; blank lines are none. A line over `max_bytes` is passed over without being held.
 
     Where bytes are missing the line ends: what comes behind a gap is a member's beginning, most often a line's too.
     """
     number = 0
+    record: RawRecord | None
     while buffer.need(1) or buffer.gap_at is not None:
         length = buffer.find(b"\n", max_bytes + 1)
         if length < 0 and len(buffer) > max_bytes:
@@ -186,9 +189,14 @@ def from_fields(value: object, item: InputFile, number: int) -> RawRecord:
     if not isinstance(value, dict):
         kind = type(value).__name__
         return RawRecord(source_id=where, text=str(value)[:EXCERPT], fault="not_an_object", fault_value=kind)
-    own = {name: _string(value.get(getattr(fields, name))) for name in ("url", "date", "title", "license", "language")}
     record = RawRecord(
-        source_id=_string(value.get(fields.id)) or where, source=_string(value.get(fields.source)) or None, **own
+        source_id=_string(value.get(fields.id)) or where,
+        source=_string(value.get(fields.source)) or None,
+        url=_string(value.get(fields.url)),
+        date=_string(value.get(fields.date)),
+        title=_string(value.get(fields.title)),
+        license=_string(value.get(fields.license)),
+        language=_string(value.get(fields.language)),
     )
     text = value.get(fields.text)
     if isinstance(text, str):

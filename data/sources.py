@@ -82,7 +82,7 @@ class InputFile:
             return open(self.path, "rb")
         import fsspec
 
-        return fsspec.open(self.path, "rb").open()  # type: ignore[no-any-return]
+        return fsspec.open(self.path, "rb").open()
 
     def load_dataset(self) -> Iterable[dict[str, Any]]:
         """Rows of a Hugging Face data set: saved on disk, files of one, or by name from the hub."""
@@ -90,8 +90,8 @@ class InputFile:
 
         source = self.source
         if os.path.isfile(os.path.join(source.path, "dataset_info.json")):
-            return datasets.load_from_disk(source.path)  # type: ignore[no-any-return]
-        return datasets.load_dataset(  # type: ignore[no-any-return]
+            return datasets.load_from_disk(source.path)
+        return datasets.load_dataset(
             source.path, source.subset, split=source.split, streaming=source.streaming
         )
 
@@ -172,7 +172,7 @@ def _inspect(path: str, name: str, source: SourceConfig) -> InputFile | str:
     known = detect(path, head)
     if source.format != "auto":
         assert source.format in FORMATS
-        known = (source.format, known[1] if known else _compression(path))  # type: ignore[assignment]
+        known = (source.format, known[1] if known else _compression(path))
     if known is None:
         return "unknown_format"
     return replace(item, format=known[0], compression=known[1], size=size, fingerprint=digest.hexdigest())

@@ -189,7 +189,8 @@ def _decode_body(record: RawRecord, body: bytes, headers: dict[str, str], max_by
 
 def _unchunk(body: bytes) -> bytes:
     """The data of a chunked body; the body itself if it is not chunked after all."""
-    out, position = [], 0
+    out: list[bytes] = []
+    position = 0
     while True:
         end = body.find(b"\r\n", position)
         size = body[position:end].split(b";")[0].strip() if end >= 0 else b""
