@@ -254,6 +254,10 @@ def _say_done(stage: Stage, record: dict[str, object]) -> None:
     if isinstance(tokens, dict):
         parts += [f"{part['tokens']:,} tokens to {name}" for name, part in sorted(tokens.get("all", {}).items())]
     say(f"{stage.name}: {', '.join(parts) or 'done'} ({run['seconds']:.1f} s)")
+    facts = record["facts"]
+    assert isinstance(facts, dict)
+    for line in facts.get("alarms", []):
+        say(f"  alarm: {line}")
     for problem in problems[:10]:
         say(f"  {problem['file']}: {problem['reason']}: {problem['detail']}")
     if len(problems) > 10:

@@ -6,11 +6,15 @@ Stage bodies are imported where a task runs, so that a command that needs one st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from data import ingest, mix
+from data.records import gather
 from data.schema import KEPT, REJECTED, TRAIN, VALIDATION
 from data.shards import ShardFile, file_digest
 from data.stage import (
@@ -25,6 +29,7 @@ from data.stage import (
     shard_tasks,
     share_of,
     table_stage_task,
+    tally_by,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +45,33 @@ def _annotate(context: Context, task: str) -> Done:
 def _filter(context: Context, task: str) -> Done:
     from data.filter import filter_documents
 
-    return table_stage_task(context, task, lambda table: filter_documents(table, context.config.filter))
+    rules: Counts = {}
+
+    def judge(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        kept, rejected = filter_documents(table, context.config.filter)
+        for language, part in rejected.group_by("language", maintain_order=True):
+            rules[str(language[0])] = tally_by(part, "rejected_by")
+        return kept, rejected
+
+    done = table_stage_task(context, task, judge)
+    return replace(done, counts={**done.counts, "rejected_by_language_and_rule": rules})
+
+
+def _alarm(context: Context, task: str) -> Done:  # noqa: ARG001
+    """Rules that take more of a language than they should: in the record, and said at once."""
+    from data.filter import alarms
+
+    counts: Any = gather(context).counts
+    by_rule = {
+        (language, rule): part["documents"]
+        for language, rules in counts.get("rejected_by_language_and_rule", {}).items()
+        for rule, part in rules.items()
+    }
+    read: dict[str, int] = {}
+    for name in ("kept_by_language", "rejected_by_language"):
+        for language, part in counts.get(name, {}).items():
+            read[language] = read.get(language, 0) + part["documents"]
+    return Done(facts={"alarms": alarms(read, by_rule, context.config.filter)})
 
 
 def _redact(context: Context, task: str) -> Done:
@@ -141,7 +172,10 @@ FILTER = Stage(
     reads=(f"annotate/{KEPT}",),
     writes=(KEPT, REJECTED),
     settings=lambda config: config.filter,
-    phases=(Phase(name="filter", tasks=shard_tasks, run=_filter, size=shard_size),),
+    phases=(
+        Phase(name="filter", tasks=shard_tasks, run=_filter, size=shard_size),
+        Phase(name="alarm", tasks=one_task, run=_alarm),
+    ),
 )
 REDACT = Stage(
     name="redact",

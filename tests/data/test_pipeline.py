@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from data.engine import RunOptions, run_stage, workspace_lock
+from data.filter import Bound
 from data.mix import MixConfig
 from data.pipeline import EngineConfig, SlurmConfig
 from data.records import read_record
@@ -286,3 +287,16 @@ if __name__ == "__main__":
     assert "was killed" in done.stderr
     run(configuration(inputs), tmp_path, "ingest")
     assert read_record(tmp_path, "ingest") is not None
+
+
+def test_rule_that_takes_too_much_raises_an_alarm(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration(inputs)
+    strict = replace(config.filter, thresholds={"zh": {"words": Bound(min=600)}, "mixed": {"words": Bound(min=600)}})
+    run(replace(config, filter=strict), tmp_path, "ingest", "annotate", "filter")
+    filtered = record(tmp_path, "filter")
+    (alarm,) = [line for line in filtered["facts"]["alarms"] if " in zh" in line]
+    assert alarm in capsys.readouterr().err
+    taken = filtered["counts"]["rejected_by_language_and_rule"]["zh"]["filter.words"]["documents"]
+    assert f"rejected {taken} of" in alarm
