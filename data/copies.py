@@ -59,6 +59,17 @@ class Collection:
     firsts: tuple[int, ...]
     """The number of each shard's first document, and one past the last document at the end."""
     config: DeduplicateConfig
+    indexed_shards: int = 0
+    """Shards at the end that come from the index of a finished corpus (`copies_index.py`)."""
+
+    @property
+    def new_shards(self) -> int:
+        return len(self.firsts) - 1 - self.indexed_shards
+
+    @property
+    def new_documents(self) -> int:
+        """One past the number of the last document that is judged."""
+        return self.firsts[self.new_shards]
 
     @property
     def documents(self) -> int:
@@ -106,7 +117,9 @@ def join_exact(collection: Collection) -> int:
     paths = parts(collection.work / "digests")
     memory = collection.config.memory_mb
     for number, table in enumerate(read_ranges(paths, "digest_high", memory_mb=memory, bytes_per_row=240)):
-        leader = pl.col("document").min().over("digest_high", "digest_low").alias("leader")
+        # a document of the index leads before any new one
+        indexed = pl.when(pl.col("document") >= collection.new_documents).then("document").min()
+        leader = pl.coalesce(indexed, pl.col("document").min()).over("digest_high", "digest_low").alias("leader")
         follow = (
             table.filter(pl.col("digest_high").is_duplicated())
             .with_columns(leader)
@@ -224,7 +237,7 @@ def join_bands(collection: Collection) -> int:
     for table in read_ranges(
         parts(collection.work / "bands_shared"), "left", memory_mb=memory, bytes_per_row=96, end=collection.documents
     ):
-        pairs = table.unique().sort("left", "right")
+        pairs = table.filter(pl.col("left") < collection.new_documents).unique().sort("left", "right")
         for piece in pairs.iter_slices(PAIRS_PER_PART):
             write_part(piece, collection.part("candidates", count), "left")
             count += 1
@@ -312,10 +325,12 @@ def clusters_of(collection: Collection, joined: pl.DataFrame, following: pl.Data
     members = pl.concat([alone, exact.select("document", "root", "leader")])
     described = pl.scan_parquet(parts(collection.work / "documents"), glob=False)
     table = members.lazy().join(described, on="document", how="inner").collect()
-    # best first: high quality, great length, early date, small id; a null is worse than any value
+    table = table.with_columns((pl.col("document") < collection.new_documents).alias("new"))
+    # what is indexed survives; else the best: high quality, great length, early date, small id; null is worst
     descending = {"quality": True, "length": True, "date": False, "id": False}
     order = list(collection.config.prefer) + [name for name in ("id",) if name not in collection.config.prefer]
-    table = table.sort(["root", *order], descending=[False, *(descending[name] for name in order)], nulls_last=True)
+    down = [False, False, *(descending[name] for name in order)]
+    table = table.sort(["root", "new", *order], descending=down, nulls_last=True)
     return table.select(
         "document",
         "leader",

@@ -115,8 +115,8 @@ class DeduplicateConfig:
     index: tuple[str, ...] = ()
     """`deduplicate/index` folders of finished corpora: documents that are copies of theirs are dropped, and only
     this corpus's documents are judged."""
-    keep_index: bool = True
-    """Whether this corpus's own index is kept for the next corpus."""
+    keep_index: bool = False
+    """Whether this corpus's own index is kept for the next corpus; it takes about as much disk as the text."""
 
     def __post_init__(self) -> None:
         if self.memory_mb < 64:

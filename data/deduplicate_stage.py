@@ -6,6 +6,9 @@ navigation and little else leaves here, as `filter.<rule>`.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import polars as pl
 
@@ -21,15 +24,21 @@ from data.copies import (
     sign_shard,
     verify_part,
 )
+from data.copies_index import describe_index, index_digest, read_index, take_index, write_index_shard
 from data.filter import filter_documents
 from data.minhash import describe
 from data.partitions import parts
 from data.repeated_lines import count_lines, join_lines, remove_lines, shard_repeated
 from data.schema import KEPT, REJECTED
-from data.shards import ShardFile, read_json
+from data.shards import ShardFile, file_digest, read_json, read_shard
 from data.stage import RECORD, Context, Done, Phase, Stage, document_counts, one_task, shard_size, shard_tasks
 from data.verify import sample_pairs
 
+if TYPE_CHECKING:
+    from data.config import CorpusConfig
+
+INDEXED = "index"
+"""Folder of this corpus's own index."""
 PAIRS = "pairs"
 """Folder of the pairs on either side of the line that the report shows."""
 
@@ -41,7 +50,10 @@ def collection_of(context: Context) -> Collection:
     assert isinstance(files, dict)
     # with a limit fewer documents are read than these; numbers need only be unique and in order
     counts = [files[f"{part}/{shard}"]["documents"] for shard in context.shards()]
-    return Collection(work=context.work, firsts=number_documents(counts), config=context.config.deduplicate)
+    config = context.config.deduplicate
+    indexed = [count for name in config.index for count in read_index(Path(name), config)]
+    firsts = number_documents(counts + indexed)
+    return Collection(work=context.work, firsts=firsts, config=config, indexed_shards=len(indexed))
 
 
 def _shard(context: Context, task: str) -> tuple[int, str]:
@@ -53,6 +65,15 @@ def _digest(context: Context, task: str) -> Done:
     shard, name = _shard(context, task)
     digest_shard(collection_of(context), shard, context.read(name))
     return Done()
+
+
+def _take_index(context: Context, task: str) -> Done:  # noqa: ARG001
+    take_index(collection_of(context))
+    return Done()
+
+
+def _index_tasks(context: Context) -> list[str]:
+    return one_task(context) if context.config.deduplicate.index else []
 
 
 def _join_exact(context: Context, task: str) -> Done:  # noqa: ARG001
@@ -121,6 +142,35 @@ def _apply(context: Context, task: str) -> Done:
     )
 
 
+def _write_index(context: Context, task: str) -> Done:
+    shard, name = _shard(context, task)
+    survivors = read_shard(context.folder / KEPT / name, ["id"])["id"]
+    written = write_index_shard(collection_of(context), shard, survivors, context.folder / INDEXED)
+    return Done(files={str(path.relative_to(context.folder)): _described(path) for path in written})
+
+
+def _describe_index(context: Context, task: str) -> Done:  # noqa: ARG001
+    path = describe_index(collection_of(context), context.folder / INDEXED)
+    return Done(files={str(path.relative_to(context.folder)): _described(path)})
+
+
+def _described(path: Path) -> ShardFile:
+    return ShardFile(documents=0, text_bytes=0, file_bytes=path.stat().st_size, digest=file_digest(path))
+
+
+def _kept_index_tasks(context: Context) -> list[str]:
+    return shard_tasks(context) if context.config.deduplicate.keep_index else []
+
+
+def _kept_index(context: Context) -> list[str]:
+    return one_task(context) if context.config.deduplicate.keep_index else []
+
+
+def _fingerprint(config: CorpusConfig, tokenizer: Path | None) -> dict[str, str]:  # noqa: ARG001
+    """Digests of the indexes that are compared with."""
+    return {f"index {name}": index_digest(Path(name)) for name in config.deduplicate.index}
+
+
 def judge_again(context: Context, table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Signals of the documents that lost lines computed again, and the documents judged by the filter again."""
     changed = pl.col("lines_removed") > 0
@@ -139,6 +189,7 @@ def judge_again(context: Context, table: pl.DataFrame) -> tuple[pl.DataFrame, pl
 
 PHASES = (
     Phase(name="digest", tasks=shard_tasks, run=_digest, size=shard_size),
+    Phase(name="index", tasks=_index_tasks, run=_take_index),
     Phase(name="exact", tasks=one_task, run=_join_exact),
     Phase(name="sign", tasks=shard_tasks, run=_sign, size=shard_size),
     Phase(name="bands", tasks=one_task, run=_join_bands),
@@ -147,6 +198,8 @@ PHASES = (
     Phase(name="lines", tasks=shard_tasks, run=_count_lines, size=shard_size),
     Phase(name="repeated", tasks=one_task, run=_join_lines),
     Phase(name="apply", tasks=shard_tasks, run=_apply, size=shard_size),
+    Phase(name="write_index", tasks=_kept_index_tasks, run=_write_index),
+    Phase(name="index_written", tasks=_kept_index, run=_describe_index),
 )
 
 DEDUPLICATE = Stage(
@@ -156,5 +209,6 @@ DEDUPLICATE = Stage(
     settings=lambda config: config.deduplicate,
     phases=PHASES,
     growth=3.0,
+    fingerprint=_fingerprint,
 )
 """Deduplication. Between its phases it needs disk for units (about the text's size) and bands (16 bytes each)."""

@@ -20,6 +20,7 @@ from data.copies import (
     sign_shard,
     verify_part,
 )
+from data.copies_index import describe_index, read_index, take_index, write_index_shard
 from data.deduplicate import DeduplicateConfig, MinHashConfig, VerifyConfig
 from data.partitions import parts, read_ranges, write_part
 from data.shingles import folded_units, shingles_into
@@ -158,6 +159,46 @@ def test_the_survivor_is_the_best_by_the_stated_order(tmp_path: Path) -> None:
     assert survivor(("quality", "length", "date", "id"), [0.1, None, 0.9, None]) == "2"
     assert survivor(("date", "id")) == "2"
     assert survivor(("id",)) == "0"
+
+
+def test_an_index_judges_only_what_is_new(tmp_path: Path) -> None:
+    """New documents against the index of old ones: left is what all of them together would have left of the new."""
+    table = near_collection(seed=8).with_columns(pl.lit(None, pl.String).alias("date"))
+    old, new = table[:70], table[70:]
+    config = DeduplicateConfig(prefer=("id",))
+    kept_old, _ = run([old[:30], old[30:]], tmp_path / "old", config)
+    first = Collection(work=tmp_path / "old", firsts=number_documents([30, 40]), config=config)
+    for number, shard in enumerate([old[:30], old[30:]]):
+        write_index_shard(
+            first, number, shard.filter(pl.col("id").is_in(kept_old["id"].implode()))["id"], tmp_path / "i"
+        )
+    describe_index(first, tmp_path / "i")
+    config = DeduplicateConfig(prefer=("id",), index=(str(tmp_path / "i"),))
+    indexed = read_index(tmp_path / "i", config)
+    collection = Collection(
+        work=tmp_path / "new",
+        firsts=number_documents([new.height, *indexed]),
+        config=config,
+        indexed_shards=len(indexed),
+    )
+    digest_shard(collection, 0, new)
+    take_index(collection)
+    join_exact(collection)
+    sign_shard(collection, 0, new)
+    join_bands(collection)
+    for path in parts(collection.work / "candidates"):
+        verify_part(collection, int(path.stem))
+    join_pairs(collection)
+    kept, rejected = decide(collection, 0, new)
+    together, _ = run([table], tmp_path / "both", DeduplicateConfig(prefer=("id",)))
+    assert kept["id"].to_list() == together.filter(pl.col("id").is_in(new["id"].implode()))["id"].to_list()
+    assert kept.height + rejected.height == new.height
+    dropped_for_old = rejected.filter(pl.col("cluster").is_in(kept_old["id"].implode()))
+    assert dropped_for_old.height > 10
+    with pytest.raises(ValueError, match="cannot be compared"):
+        read_index(tmp_path / "i", DeduplicateConfig(minhash=MinHashConfig(seed=3)))
+    with pytest.raises(FileNotFoundError, match="keep_index"):
+        read_index(tmp_path, config)
 
 
 def test_siblings_are_joined_or_spared_as_the_preset_says(tmp_path: Path) -> None:
