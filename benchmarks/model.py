@@ -1,7 +1,8 @@
 """Forward and backward passes of our models beside transformers' on the same shapes, in one run on the CPU.
 
     dense      our GLM-4.5 configuration with every layer dense, and transformers' Glm4Moe of the same
-    moe        the same with experts, each with the experts' kernel that its library chooses
+    moe        the same with experts, eight a token and a third as wide as the hidden size as GLM-4.5's are, each with
+               the experts' kernel that its library chooses (a grouped matmul in both)
     blanks     GLM-130B's parts on packed blank-infilling rows (four windows), beside causal rows of the same length
     mask       FlexAttention's block lists written from the offsets, beside torch's create_block_mask
 
@@ -50,7 +51,7 @@ DENSE = ModelConfig(
 )
 MOE = dataclasses.replace(
     DENSE,
-    experts=ExpertsConfig(num_experts=16, top_k=4, inner_size=256, first_dense_layers=1, balance_loss_weight=0.0),
+    experts=ExpertsConfig(num_experts=32, top_k=8, inner_size=128, first_dense_layers=1, balance_loss_weight=0.0),
 )
 
 

@@ -1,8 +1,8 @@
 """Attention behind one interface, and the two kinds of it: multi-head (grouped-query) and multi-head latent.
 
-`attend` is the only place where a kernel is called. CUDA takes FlexAttention, which skips the blocks that a mask hides;
-everything else takes SDPA, because FlexAttention has no backward there. A vendor's kernel joins as one more function in
-`_KERNELS` and one more line in `backend_for`.
+`attend` is the only place where a kernel is called. CUDA takes FlexAttention, which skips the blocks that a mask hides.
+FlexAttention has no backward pass elsewhere: the CPU takes blocked attention in float32, and SDPA serves everything
+else. A vendor's kernel joins here: a name in `Backend`, a line in `backend_for` and one in `attend`.
 """
 
 import functools
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
 from model.attention_mask import AttentionMask, Backend
+from model.blocked_attention import QUERY_BLOCK, blocked_attention, causal_blocks, fits
 from model.config import AttentionConfig, ModelConfig
 from model.indexer import Indexer
 from model.layers import Linear, RMSNorm
@@ -21,10 +22,11 @@ from model.rope import Rotation
 
 
 def backend_for(config: AttentionConfig, device: torch.device) -> Backend:
-    """The kernel of this configuration on this device: `auto` is flex on CUDA unless attention has dropout."""
+    """The kernel of this configuration on this device; with dropout on attention weights only SDPA is left."""
     if config.backend != "auto":
         return config.backend
-    return "flex" if device.type == "cuda" and config.dropout == 0 else "sdpa"
+    fast: dict[str, Backend] = {"cuda": "flex", "cpu": "blocked"}
+    return "sdpa" if config.dropout > 0 else fast.get(device.type, "sdpa")
 
 
 def attend(
@@ -36,6 +38,10 @@ def attend(
     """
     if mask.blocks is not None:
         return _flex(query, key, value, mask, scale, dropout)
+    if mask.backend == "blocked" and dropout == 0 and not torch.compiler.is_compiling():
+        blocks = causal_blocks(query.shape[2], QUERY_BLOCK) if mask.queries is None else mask.queries
+        if fits(query, blocks):
+            return blocked_attention(query, key, value, blocks, scale)
     return _sdpa(query, key, value, mask, scale, dropout)
 
 
@@ -57,9 +63,8 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale:
     if dropout > 0:
         raise ValueError("FlexAttention has no dropout: set attention.backend to sdpa or attention.dropout to 0")
     grouped = key.shape[1] != query.shape[1]
-    kernel = _compiled_flex() if query.device.type == "cuda" else flex_attention
-    result: Tensor = kernel(query, key, value, block_mask=mask.blocks, scale=scale, enable_gqa=grouped)
-    return result
+    kernel: Callable[..., Tensor] = _compiled_flex() if query.device.type == "cuda" else flex_attention
+    return kernel(query, key, value, block_mask=mask.blocks, scale=scale, enable_gqa=grouped)
 
 
 @functools.cache

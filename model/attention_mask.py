@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-Backend = Literal["sdpa", "flex"]
+from model.blocked_attention import QUERY_BLOCK, QueryBlock, query_blocks
+
+Backend = Literal["sdpa", "flex", "blocked"]
 
 BLOCK_SIZE = 128
 """Rows and columns of a FlexAttention block."""
@@ -25,19 +27,24 @@ BLOCK_SIZE = 128
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """A mask ready for one back end. Both tensors None: plain causal attention over the whole row."""
+    """A mask ready for one back end. All three None: plain causal attention over the whole row."""
 
+    backend: Backend = "sdpa"
     boolean: Tensor | None = None
     """(B, 1, S, S), True where the query (row) sees the key (column)."""
     blocks: BlockMask | None = None
     """FlexAttention's block lists with the rule as its function."""
+    queries: tuple[QueryBlock, ...] | None = None
+    """Blocks of queries with the keys that they see, for blocked attention on the CPU."""
 
     @property
     def is_causal(self) -> bool:
         return self.boolean is None and self.blocks is None
 
 
-def build(document: Tensor | None, context_end: Tensor | None, backend: Backend) -> AttentionMask:
+def build(
+    document: Tensor | None, context_end: Tensor | None, backend: Backend, query_block: int = QUERY_BLOCK
+) -> AttentionMask:
     """Prepare the mask of a batch once, for all layers.
 
     document, context_end: (B, S) integers on the device of the computation; both None for unpacked causal rows.
@@ -45,7 +52,7 @@ def build(document: Tensor | None, context_end: Tensor | None, backend: Backend)
     document's tokens are not adjacent.
     """
     if document is None and context_end is None:
-        return AttentionMask()
+        return AttentionMask(backend=backend)
     if document is None or context_end is None:
         raise ValueError("document and context_end belong together: give both, or neither for causal rows")
     if document.shape != context_end.shape or document.dim() != 2:
@@ -54,9 +61,13 @@ def build(document: Tensor | None, context_end: Tensor | None, backend: Backend)
         )
     if document.device.type == "cpu":
         _require_adjacent(document)
-    if backend == "sdpa":
-        return AttentionMask(boolean=boolean_mask(document, context_end).unsqueeze(1))
-    return AttentionMask(blocks=block_mask(document, context_end))
+    if backend == "flex":
+        return AttentionMask(backend, blocks=block_mask(document, context_end))
+    visible = boolean_mask(document, context_end)
+    queries = None
+    if backend == "blocked":
+        queries = query_blocks(visible, *_key_ranges(document, context_end, query_block), query_block)
+    return AttentionMask(backend, boolean=visible.unsqueeze(1), queries=queries)
 
 
 def boolean_mask(document: Tensor, context_end: Tensor) -> Tensor:
@@ -105,6 +116,16 @@ def block_kinds(document: Tensor, context_end: Tensor, block_size: int) -> tuple
     in_context = stop <= context_end[:, first][:, :, None]
     full = queries_in_one[:, :, None] & keys_in_same & (earlier | in_context)
     return visible & ~full, full
+
+
+def _key_ranges(document: Tensor, context_end: Tensor, size: int) -> tuple[list[int], list[int]]:
+    """First key and end (exclusive) of what any row's query of a block sees, for each block of `size` queries."""
+    length = document.shape[1]
+    start, end = _document_bounds(document)
+    opening = torch.arange(0, length, size)
+    closing = torch.clamp(opening + size, max=length) - 1
+    furthest = torch.maximum(closing + 1, torch.minimum(context_end, end)[:, closing])
+    return start[:, opening].amin(dim=0).tolist(), furthest.amax(dim=0).tolist()
 
 
 def visible_pairs(document: Tensor, context_end: Tensor) -> Tensor:

@@ -113,8 +113,8 @@ class AttentionConfig:
     """RMSNorm over each query and key head before RoPE (GLM-4.5)."""
     dropout: float = 0.0
     """Dropout on attention weights. Above 0 in training, SDPA is used on every device: FlexAttention has none."""
-    backend: Literal["auto", "sdpa", "flex"] = "auto"
-    """auto: FlexAttention on CUDA, SDPA elsewhere."""
+    backend: Literal["auto", "sdpa", "flex", "blocked"] = "auto"
+    """auto: FlexAttention on CUDA, blocked on the CPU (float32, uncompiled; else SDPA), SDPA elsewhere."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     """Widths of latent attention."""
     indexer: IndexerConfig = field(default_factory=IndexerConfig)

@@ -59,12 +59,15 @@ def states(value_width: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("name", DOCUMENTS)
 @pytest.mark.parametrize("groups", [HEADS, GROUPS])
 @pytest.mark.parametrize("value_width", [WIDTH, 32])
-def test_sdpa_equals_the_rule_forward_and_backward(name: str, groups: int, value_width: int) -> None:
+@pytest.mark.parametrize(("backend", "query_block"), [("sdpa", 128), ("blocked", 128), ("blocked", 16), ("blocked", 7)])
+def test_back_ends_equal_the_rule_forward_and_backward(
+    name: str, groups: int, value_width: int, backend: Backend, query_block: int
+) -> None:
     document, context_end = batch_of(name)
     scale = 1 / math.sqrt(WIDTH)
     single = [tensor.requires_grad_() for tensor in states(value_width, groups)]
     double = [tensor.detach().double().requires_grad_() for tensor in single]
-    ours = attend(*single, build(document, context_end, "sdpa"), scale)
+    ours = attend(*single, build(document, context_end, backend, query_block), scale)
     reference = pairwise(*double, document, context_end, scale)
     assert (ours - reference).abs().max() < 1e-5
     weights = torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
@@ -85,8 +88,9 @@ def test_flex_equals_the_rule_forward(name: str, groups: int) -> None:
     assert (ours - reference).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "flex"])
-def test_the_fast_causal_path_equals_the_rule(backend: Backend) -> None:
+@pytest.mark.parametrize("backend", ["sdpa", "flex", "blocked"])
+def test_the_fast_causal_path_equals_the_rule(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.attention.QUERY_BLOCK", 16)
     document, context_end = batch_of("causal")
     document[:], context_end[:] = 0, 0
     query, key, value = states(WIDTH, HEADS)
@@ -109,7 +113,8 @@ def test_flex_equals_sdpa_backward_on_a_gpu(name: str) -> None:
 
 
 def test_the_back_end_follows_the_device_and_dropout() -> None:
-    assert backend_for(AttentionConfig(), torch.device("cpu")) == "sdpa"
+    assert backend_for(AttentionConfig(), torch.device("cpu")) == "blocked"
+    assert backend_for(AttentionConfig(), torch.device("meta")) == "sdpa"
     assert backend_for(AttentionConfig(), torch.device("cuda")) == "flex"
     assert backend_for(AttentionConfig(dropout=0.1), torch.device("cuda")) == "sdpa"
     assert backend_for(AttentionConfig(backend="flex"), torch.device("cpu")) == "flex"
