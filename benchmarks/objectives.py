@@ -32,6 +32,7 @@ from objectives.config import GLM_10B, GLM_130B, BlankInfillingConfig, CausalCon
 from objectives.example import TASKS
 from objectives.fim import build_fim, fim_stride
 from objectives.layout import Pieces, Spans, lay_out
+from objectives.mip import build_mip, index_pairs
 from objectives.random import draw_bits, stream_key
 from objectives.sentences import SentenceEnds
 from objectives.source import SourceRows
@@ -194,7 +195,17 @@ def measure(peer: Path | None, repeats: int) -> dict[str, dict[str, float]]:
     config = CausalConfig(fim_rate=0.5)
     stride = fim_stride(config, 2048)
     code, keys = random_rows(64, stride + 1, 1000), draw_bits(stream_key(1), np.arange(64))
+    random = np.random.default_rng(3)
+    texts = [random.integers(0, VOCABULARY, size).astype(np.uint16) for size in random.integers(50, 400, 2000)]
+    answers = [random.integers(0, VOCABULARY, size).astype(np.uint16) for size in random.integers(1, 60, 2000)]
+    lengths = [np.array([len(part) for part in parts]) for parts in (texts, answers)]
+    index = index_pairs(lengths[0], lengths[1], np.arange(2000), 2048, 4)
+    pair_tokens = int((index.text_lengths + lengths[1])[index.pairs[: index.row_ends[63]]].sum())
     works: dict[str, tuple[int, Callable[[], object]]] = {
+        "instruction pairs 2048": (
+            pair_tokens // 64,
+            lambda: build_mip(np.arange(64), index, texts, answers, GLM_130B, 2048, SPECIAL),
+        ),
         "causal 2048": (2048, lambda: build_causal(causal, SPECIAL.pad)),
         "fill-in-the-middle 2048": (stride, lambda: build_fim(code, keys, config, 2048, SPECIAL)),
     }
@@ -225,6 +236,23 @@ def limited_on(data: Path, tokenizer_folder: Path, window: int, samples: int) ->
             "positions_padded": float(1 - used.mean() / window),
             "share_of_targets": float(batch.loss_weights[chosen].sum() / used.sum()),
         }
+    return figures
+
+
+def loader_speed(data: Path, tokenizer_folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Row positions a second of a whole loader, reading from the shards included, in batches of 64 rows."""
+    from tokenizer.load import load_tokenizer
+    from trainer.data_config import DataConfig
+    from trainer.loader import Loader
+
+    tokenizer = load_tokenizer(tokenizer_folder)
+    figures = {}
+    for kind in ("blank_infilling", "causal"):
+        for window in (2048, 256):
+            loader = Loader(data, DataConfig(window=window), ObjectiveConfig(kind=kind), tokenizer.special, 1)
+            loader.batch(0, 64)
+            rates = [64 * window / seconds(lambda: loader.batch(64 * number, 64)) for number in range(1, 4 * repeats)]  # noqa: B023
+            figures[f"{kind} {window}"] = {"positions_per_second": statistics.median(rates)}
     return figures
 
 
@@ -279,6 +307,7 @@ def main() -> None:
     torch.set_num_threads(1 if options.wait is None else torch.get_num_threads())
     figures: dict[str, Any] = {"speed": measure(options.peer, options.repeats)} if options.wait is None else {}
     if options.data is not None and options.wait is None:
+        figures["loader"] = loader_speed(options.data, options.tokenizer, options.repeats)
         figures["real_text"] = {}
         for window in (2048, 512, 256):
             figures["real_text"] |= limited_on(options.data, options.tokenizer, window, 3000)

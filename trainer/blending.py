@@ -70,7 +70,7 @@ class Blend:
         self._block_counts = [[0] * self.sources]
         self._taken = [0] * self.sources
         self._window = [self._next_window(source) for source in range(self.sources)] if self.sources > 1 else []
-        self._period_state: list[int] | None = None
+        self._period_state: list[int] | None = None if self._ramp else [0] * self.sources
         self._cycle: tuple[int, int] | None = None
         self._lock = Lock()
 

@@ -7,6 +7,7 @@ tokenizer makes new ones. Lines that are not pairs are counted and named in `ski
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -62,7 +63,7 @@ def _encode(files: Sequence[str], tokenizer: PairTokenizer, place: Path) -> None
     count = 0
     place.mkdir(parents=True, exist_ok=True)
     # Several processes may get here at once: each writes files of its own and then puts the same bytes in place.
-    private = f".{os.getpid()}"
+    private = f".{socket.gethostname()}.{os.getpid()}"
     with (
         TokenShardWriter(place / f"text{private}", tokenizer.vocab_size) as texts,
         TokenShardWriter(place / f"target{private}", tokenizer.vocab_size) as targets,
