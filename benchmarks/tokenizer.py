@@ -1,7 +1,8 @@
 """Encoding beside its peers on the same documents in one run: the stage tokenize, the bare library, datatrove.
 
     bare         tokenizers' encode_batch over texts in memory, 1,000 at a time; nothing is read or written
-    stage        data.tokenize.encode_shard: a Parquet shard read, encoded and written as token shards
+    stage        data.tokenize.encode_shard: a Parquet shard read, encoded by the kernel, written as token shards
+    stage, library   the same with `tokenize.encoder: library`
     datatrove    DocumentTokenizer over documents in memory, written to its own files, without shuffling
 
 All use the same tokenizer.json. Runs alternate, the figures are medians over the rounds, a ratio is the median of the
@@ -47,7 +48,7 @@ def main() -> None:
     for group, values in figures.items():
         print(group)
         for key, value in values.items():
-            print(f"  {key:<28}{value:>10.2f}")
+            print(f"  {key:<40}{value:>10.2f}")
 
 
 def benchmark(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, float]]:
@@ -79,9 +80,10 @@ def benchmark(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, 
         for kind, seconds in (("processor", processor), ("clock", clock)):
             for name in contenders:
                 figures[language][f"{name} MB/s, {kind}"] = megabytes / statistics.median(seconds[name])
-            for name in ("bare", "datatrove"):
-                ratios = (peer / ours for peer, ours in zip(seconds[name], seconds["stage"], strict=True))
-                figures[language][f"stage / {name}, {kind}"] = statistics.median(ratios)
+            for ours in ("stage", "stage, library"):
+                for name in ("bare", "datatrove"):
+                    ratios = (peer / own for peer, own in zip(seconds[name], seconds[ours], strict=True))
+                    figures[language][f"{ours} / {name}, {kind}"] = statistics.median(ratios)
     return figures
 
 
@@ -120,7 +122,10 @@ def _contenders(texts: list[str], language: str, folder: Path, work: Path) -> di
             bare_tokenizer.encode_batch(texts[start : start + 1000])
 
     def stage() -> None:
-        encode_shard(shard, ours, work / "stage", TokenizeConfig())
+        encode_shard(shard, ours, work / "stage", TokenizeConfig(encoder="kernel"))
+
+    def stage_library() -> None:
+        encode_shard(shard, ours, work / "stage-library", TokenizeConfig(encoder="library"))
 
     def datatrove() -> None:
         step = DocumentTokenizer(
@@ -132,7 +137,7 @@ def _contenders(texts: list[str], language: str, folder: Path, work: Path) -> di
         )
         step.run(iter(documents), rank=0, world_size=1)
 
-    return {"bare": bare, "stage": stage, "datatrove": datatrove}
+    return {"bare": bare, "stage": stage, "stage, library": stage_library, "datatrove": datatrove}
 
 
 if __name__ == "__main__":

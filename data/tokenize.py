@@ -20,11 +20,19 @@ from functools import lru_cache
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import polars as pl
 
 from data.token_shards import TokenShard, TokenShardWriter
 from tokenizer.load import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from data.encode_kernels import FastEncoder
+
+KERNEL_PAYS_AFTER = 16_000_000
+"""Bytes of text that a process gives the library before the kernel takes over."""
 
 MARKERS = ".done"
 """Folder beside the token shards: one JSON file an input shard that is done, with what it gave."""
@@ -34,13 +42,16 @@ MARKERS = ".done"
 class TokenizeConfig:
     """How the stage tokenize reads and encodes; nothing here changes the ids."""
 
-    batch_megabytes: float = 8.0
-    """Text that a process encodes at a time, in millions of characters; bounds its memory to about sixty times that."""
+    batch_documents: int = 512
+    """Documents that a process encodes at a time."""
+    encoder: Literal["auto", "kernel", "library"] = "auto"
+    """What encodes: the compiled kernel of `data/encode_kernels.py`, the tokenizers library, or the library until a
+    process has had so much text that the kernel's start (seconds) pays. The ids are the same."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a batch of nothing."""
-        if self.batch_megabytes <= 0:
-            raise ValueError(f"tokenize.batch_megabytes must be above 0, not {self.batch_megabytes}")
+        if self.batch_documents < 1:
+            raise ValueError(f"tokenize.batch_documents must be at least 1, not {self.batch_documents}")
 
 
 @dataclass(kw_only=True)
@@ -84,17 +95,64 @@ def encode_shard(
     """
     result = EncodedShard()
     writers: dict[str, TokenShardWriter] = {}
+    encoder = _encoder(tokenizer, config.encoder)
     with ExitStack() as stack:
-        for folder, texts in _batches(shard, int(config.batch_megabytes * 1e6), limit, result):
+        for folder, texts in _batches(shard, config.batch_documents, limit, result):
             prefix = f"{folder}/{shard.stem}"
             if folder not in writers:
                 writers[folder] = stack.enter_context(TokenShardWriter(output / prefix, tokenizer.vocab_size))
                 result.files[prefix] = TokenCounts()
-            ids, lengths = encode_closed(texts, tokenizer)
+            ids, lengths = encoder.encode(texts)
             writers[folder].add_many(ids, lengths)
-            text_bytes = sum(len(text.encode()) for text in texts)
+            text_bytes = int(texts.str.len_bytes().sum())
             result.files[prefix].add(TokenCounts(documents=len(texts), tokens=ids.size, text_bytes=text_bytes))
     return result
+
+
+class Encoder:
+    """Encodes columns of text with the kernel or the library, whichever is due (`TokenizeConfig.encoder`)."""
+
+    def __init__(self, tokenizer: Tokenizer, choice: str) -> None:
+        self._tokenizer = tokenizer
+        self._bytes_before_kernel = {"auto": KERNEL_PAYS_AFTER, "kernel": 0, "library": None}[choice]
+        self._kernel: FastEncoder | None = None
+
+    def encode(self, texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (t,) int32 of all texts end to end, each closed by `<|endoftext|>`, and their lengths (n,) in tokens."""
+        if self._kernel is None and self._bytes_before_kernel is not None:
+            self._bytes_before_kernel -= int(texts.str.len_bytes().sum())
+            if self._bytes_before_kernel < 0:
+                from data.encode_kernels import fast_encoder
+
+                self._kernel = fast_encoder(self._tokenizer)
+                self._bytes_before_kernel = None
+        if self._kernel is None:
+            return encode_closed(texts.to_list(), self._tokenizer)
+        return self._encode_with_kernel(self._kernel, texts)
+
+    def _encode_with_kernel(self, kernel: FastEncoder, texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+        from data.text_kernels import text_buffers
+
+        ids, lengths = kernel.encode(*text_buffers(texts))
+        left = np.flatnonzero(lengths < 0)
+        if left.size == 0:
+            return ids, lengths
+        documents = np.split(ids, np.cumsum(np.maximum(lengths, 0))[:-1])
+        for place in left.tolist():
+            documents[place], lengths[place : place + 1] = encode_closed([texts[place]], self._tokenizer)
+        return np.concatenate(documents), lengths
+
+
+_encoders: dict[tuple[str, str], Encoder] = {}
+
+
+def _encoder(tokenizer: Tokenizer, choice: str) -> Encoder:
+    """This process's encoder of a tokenizer: its tables are made once and serve every shard."""
+    key = tokenizer.digest, choice
+    if key not in _encoders:
+        _encoders.clear()
+        _encoders[key] = Encoder(tokenizer, choice)
+    return _encoders[key]
 
 
 def encode_closed(texts: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -197,25 +255,18 @@ def _require_same_tokenizer(output: Path, tokenizer: Tokenizer) -> None:
             )
 
 
-def _batches(
-    shard: Path, batch_characters: int, limit: int | None, result: EncodedShard
-) -> Iterator[tuple[str, list[str]]]:
-    """(`<language>-<kind>`, texts of about `batch_characters`) in the order of the documents within each folder."""
-    waiting: dict[str, list[str]] = {}
-    sizes: dict[str, int] = {}
-    for text, folder in _rows(shard, limit):
-        if not text:
-            result.empty_documents += 1
-            continue
-        waiting.setdefault(folder, []).append(text)
-        sizes[folder] = sizes.get(folder, 0) + len(text)
-        if sizes[folder] >= batch_characters:
-            yield folder, waiting.pop(folder)
-            del sizes[folder]
-    yield from waiting.items()
+def _batches(shard: Path, documents: int, limit: int | None, result: EncodedShard) -> Iterator[tuple[str, pl.Series]]:
+    """(`<language>-<kind>`, texts) in the order of the documents within each folder."""
+    folder = pl.col("language").fill_null("other") + "-" + pl.col("kind").fill_null("prose")
+    for table in _tables(shard, documents, limit):
+        whole = table.filter(pl.col("text").str.len_bytes() > 0)
+        result.empty_documents += table.height - whole.height
+        grouped = whole.select("text", folder=folder).group_by("folder", maintain_order=True)
+        for (name,), part in grouped:
+            yield str(name), part["text"]
 
 
-def _rows(shard: Path, limit: int | None) -> Iterator[tuple[str | None, str]]:
+def _tables(shard: Path, documents: int, limit: int | None) -> Iterator[pl.DataFrame]:
     import pyarrow
     import pyarrow.parquet
 
@@ -227,10 +278,9 @@ def _rows(shard: Path, limit: int | None) -> Iterator[tuple[str | None, str]]:
     if missing:
         raise ValueError(f"{shard}: lacks the columns {', '.join(sorted(missing))}; run the stages up to mix")
     left = limit if limit is not None else file.metadata.num_rows
-    for batch in file.iter_batches(batch_size=512, columns=["text", "language", "kind"]):
-        columns = (batch.column(name).to_pylist() for name in ("text", "language", "kind"))
-        for text, language, kind in zip(*columns, strict=True):
-            if left <= 0:
-                return
-            left -= 1
-            yield text, f"{language or 'other'}-{kind or 'prose'}"
+    for batch in file.iter_batches(batch_size=documents, columns=["text", "language", "kind"]):
+        if left <= 0:
+            return
+        table = pl.DataFrame(batch.slice(0, left))
+        left -= table.height
+        yield table

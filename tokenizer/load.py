@@ -34,6 +34,8 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception for any damage
             raise ValueError(f"not a tokenizer definition: {error}") from error
         self._plain.encode_special_tokens = True
+        self.definition = definition
+        """The text of tokenizer.json."""
         self.token_count = self._plain.get_vocab_size(with_added_tokens=True)
         """Ids that stand for something; those from here to `vocab_size` only pad matrices."""
         self.vocab_size = vocab_size

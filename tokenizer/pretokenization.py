@@ -20,6 +20,8 @@ _MARKS = r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
 _SPACES = (r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+")
 
 _HAN_LETTER = r"[\p{Han}&&\p{L}]"
+CHINESE_MARKS = "，。、；：？！“”‘’（）《》「」『』…—·"
+"""Marks that `with_punctuation` leaves in one piece with Han characters."""
 
 
 def _han(rule: HanRule) -> list[str]:
@@ -28,7 +30,7 @@ def _han(rule: HanRule) -> list[str]:
         return [_LETTERS]
     if rule == "with_punctuation":
         # Clauses and their marks are one piece, 你好，世界。 and the like, so that tokens may hold a mark.
-        return [rf"(?:{_HAN_LETTER}|[，。、；：？！“”‘’（）《》「」『』…—·])+", _LETTERS_WITHOUT_HAN]
+        return [rf"(?:{_HAN_LETTER}|[{CHINESE_MARKS}])+", _LETTERS_WITHOUT_HAN]
     if rule == "apart":
         return [_HAN_LETTER + "+", _LETTERS_WITHOUT_HAN]
     return [_HAN_LETTER + "{1," + rule.removeprefix("runs_of_") + "}", _LETTERS_WITHOUT_HAN]

@@ -62,7 +62,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def test_every_document_is_there_once_in_order(
     shards: list[Path], tokenizer_folder: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    config = TokenizeConfig(batch_megabytes=0.001)  # so that batches end within a shard
+    config = TokenizeConfig(batch_documents=7)  # so that batches end within a shard
     counts = encode_documents(shards, tokenizer_folder, tmp_path, config)
     found = find_shards(tmp_path)
     assert set(found) == set(counts) == {"zh-prose", "en-prose", "en-code", "mixed-prose", "other-prose"}
@@ -83,14 +83,15 @@ def test_every_document_is_there_once_in_order(
         )
 
 
-def test_processes_batches_and_interruptions_change_nothing(
+def test_processes_batches_encoders_and_interruptions_change_nothing(
     shards: list[Path], tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    once = encode_documents(shards, tokenizer_folder, tmp_path / "once", TokenizeConfig())
-    config = TokenizeConfig(batch_megabytes=0.001)
+    once = encode_documents(shards, tokenizer_folder, tmp_path / "once", TokenizeConfig(encoder="kernel"))
+    config = TokenizeConfig(batch_documents=7)
     encode_documents(shards[:1], tokenizer_folder, tmp_path / "again", config)
     for path in (tmp_path / "again" / "zh-prose").glob("*"):  # as a crash between two files would leave it
         path.unlink()
+    config = TokenizeConfig(encoder="library")
     again = encode_documents(shards, tokenizer_folder, tmp_path / "again", config, workers=2)
     assert again == once
     assert _bytes(tmp_path / "again") == _bytes(tmp_path / "once")
