@@ -5,7 +5,7 @@ this table: the annotate stage evaluates `expression`, the report and `docs/sign
 
 The expressions run over the count columns of the kernels (`LINE_COUNTS`, `WORD_COUNTS`, `REPETITION_COUNTS`,
 `BLOCK_COUNTS`) and over `text`. A *word* here is a Han character, a kana, or a run of other letters and digits.
-A *token* is a word or a punctuation mark, which is what the word tokenizers of published thresholds count.
+A *token* is a word, a punctuation mark or a symbol, which is what the word tokenizers of published thresholds count.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _ratio(numerator: pl.Expr | str, denominator: pl.Expr | str) -> pl.Expr:
 
 _LETTERS = pl.col("han") + pl.col("kana") + pl.col("hangul") + pl.col("latin") + pl.col("letters")
 _SOLID = pl.col("characters") - pl.col("spaces") - pl.col("newlines") - pl.col("controls")
-_TOKENS = pl.col("words") + pl.col("punctuation")
+_TOKENS = pl.col("words") + pl.col("punctuation") + pl.col("symbols")
 _LATIN_WORDS = pl.col("words") - pl.col("han") - pl.col("kana") - pl.col("number_words")
 
 
