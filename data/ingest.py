@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -112,24 +113,26 @@ def _plan_path(context: Context) -> Path:
 
 
 def _read_tasks(context: Context) -> list[str]:
-    """Write the plan for the workers to read; a task is the number of a unit."""
-    files, problems = find_inputs(context.config.sources)
-    units = cut_into_units(files, context.config.ingest, context.limit)
-    write_json(
-        _plan_path(context),
-        {"units": [[asdict(piece) for piece in unit] for unit in units], "problems": problems, "files": len(files)},
-    )
-    return [f"{number:05d}" for number in range(len(units))]
+    """Write the plan for the workers to read, if it is not there; a task is the number of a unit."""
+    if not _plan_path(context).exists():  # the folder's key holds the files' fingerprints, so a plan found here is ours
+        files, problems = find_inputs(context.config.sources)
+        units = cut_into_units(files, context.config.ingest, context.limit)
+        plan = {"units": [[asdict(one) for one in unit] for unit in units], "problems": problems, "files": len(files)}
+        write_json(_plan_path(context), plan)
+    return [f"{number:05d}" for number in range(len(_plan(_plan_path(context), context.key)["units"]))]
+
+
+@lru_cache(maxsize=1)
+def _plan(path: Path, key: str) -> dict[str, Any]:  # noqa: ARG001 - the key tells one run's plan from another's
+    return read_json(path)
 
 
 def _unit(context: Context, task: str) -> list[Piece]:
-    units: Any = read_json(_plan_path(context))["units"]
     pieces = []
-    for value in units[int(task)]:
-        source = value["file"].pop("source")
-        source["fields"] = Fields(**source["fields"])
-        file = InputFile(**value.pop("file"), source=SourceConfig(**source))
-        pieces.append(Piece(file=file, **value))
+    for value in _plan(_plan_path(context), context.key)["units"][int(task)]:
+        source = {**value["file"]["source"], "fields": Fields(**value["file"]["source"]["fields"])}
+        file = InputFile(**{**value["file"], "source": SourceConfig(**source)})
+        pieces.append(Piece(**{**value, "file": file}))
     return pieces
 
 

@@ -109,6 +109,8 @@ def run_tasks(
 
     One local worker is this process: no other is started for it.
     """
+    for task in tasks:  # what an earlier run told of them is not this one's
+        context.marker(phase.name, task).with_suffix(".failed").unlink(missing_ok=True)
     if executor == "local" and (workers == 1 or len(tasks) == 1):
         for task in tasks:
             do_task(context, phase, task)
