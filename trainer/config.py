@@ -121,7 +121,7 @@ class EmbeddingShrinkConfig:
     """GLM-130B's embedding gradient shrink: the share of the embedding's gradient that is kept."""
 
     alpha: float = 1.0
-    """Share kept at first; GLM-130B: 0.1; 1 switches it off."""
+    """Share kept at first; GLM-130B: 0.1."""
     final_alpha: float = 1.0
     """Share kept after the ramp; give alpha's value to keep it constant."""
     ramp_start_share: float = 1.0
@@ -157,19 +157,26 @@ class StageConfig:
     """Learning rate."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser; a change of its kind between stages starts its state anew."""
-    embedding_shrink: EmbeddingShrinkConfig = field(default_factory=EmbeddingShrinkConfig)
-    """Embedding gradient shrink."""
+    embedding_shrink: EmbeddingShrinkConfig | None = None
+    """Embedding gradient shrink that moves during the stage; null keeps model.embedding_gradient_shrink."""
+    mtp_loss_weight: float | None = None
+    """Weight of MTP's loss in this stage; null keeps model.mtp.loss_weight (GLM-4.5: 0.3, then 0.1)."""
+    expert_bias_update_rate: float | None = None
+    """Step of the routers' biases; null keeps model.experts.bias_update_rate (GLM-4.5: 0.001, then 0)."""
     z_loss: float = 0.0
     """Weight of the squared log normaliser of the output distribution, a token."""
     frozen: list[str] = field(default_factory=list)
     """Parameters that do not move: shell patterns over their names, such as `embedding.*`."""
     rope_base: float | None = None
-    """Base of the rotary embedding from this stage on; null keeps the model's."""
+    """Base of the rotary embedding from this stage on; null keeps what it was."""
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "name: a stage needs a name")
         _require(self.steps > 0, "steps: expected 1 or more")
         _require(self.z_loss >= 0, "z_loss: expected 0 or more")
+        for name in ("mtp_loss_weight", "expert_bias_update_rate"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name}: expected 0 or more")
         _require(self.rope_base is None or self.rope_base > 0, "rope_base: expected more than 0")
 
 

@@ -151,11 +151,13 @@ def checkpoints_position(checkpoint: Path | None) -> Position:
 def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopRequest) -> None:
     """The steps of one stage that are still to be done, and the hand-over to the next."""
     position = state.position
-    prepare_model(state, stage)
+    prepare_model(run, state)
     loader = open_loader(run, stage, position.stage)
     boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
     mtp = run.config.model.mtp
     runner = StepRunner(state.model, run.tokenizer.byte_lengths, run.device, run.world, mtp_depth=mtp.depth)
+    mtp_weight = mtp.loss_weight if stage.mtp_loss_weight is None else stage.mtp_loss_weight
+    weights = LossWeights(mtp=mtp_weight, z_loss=stage.z_loss)
     interval = Interval(TASKS, loader.source_names)
     batches = read_batches(run, loader, boundaries, position)
     while position.stage_step < stage.steps:
@@ -166,17 +168,17 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
         progress = progress_of(stage, boundaries, position.stage_step)
 
         seed_step(run.config.seed, position.step, run.world.rank)
-        set_embedding_shrink(state, stage, progress)
+        if stage.embedding_shrink is not None:
+            state.model.set_embedding_gradient_shrink(embedding_gradient_share(stage.embedding_shrink, progress))
         rate = learning_rate(stage.schedule, progress)
         passes = passes_of(end - first, stage.batch.micro_batch_rows, run.world)
-        weights = LossWeights(mtp=mtp.loss_weight, z_loss=stage.z_loss)
         result = runner.run(batch, stage.batch.micro_batch_rows, passes, weights, state.loss_scale.scale)
         norm, norms = gradient_norms(state.model, state.loss_scale.scale)
         clip(state.model, norm, stage.optimizer.gradient_clip, state.loss_scale.scale)
         factor = judge(run, state, result, norm, first)
         state.optimizer.step(rate, factor)
         state.optimizer.zero_grad()
-        load = balance_experts(state, run.config)
+        load = balance_experts(state, run.config, stage)
 
         if spikes_in_a_row(run, state):
             raise SpikeError(end + position.skipped_rows)
@@ -217,12 +219,15 @@ def progress_of(stage: StageConfig, boundaries: list[int], step: int) -> float:
     return step / stage.steps
 
 
-def prepare_model(state: TrainState, stage: StageConfig) -> None:
-    """Make the model what the stage wants: in training mode, its RoPE base, counts of experts at zero."""
-    state.model.train()
-    if stage.rope_base is not None:
-        state.model.set_rope_base(stage.rope_base)
-    reset_expert_counts(state.model)
+def prepare_model(run: Run, state: TrainState) -> None:
+    """Make the model what the stage wants, whether the run has come here by training or by resuming."""
+    model, stages = state.model, run.config.stages[: state.position.stage + 1]
+    model.train()
+    bases = [run.config.model.position.rope_base, *(stage.rope_base for stage in stages)]
+    model.set_rope_base([base for base in bases if base is not None][-1])
+    if any(stage.embedding_shrink is not None for stage in stages):
+        model.set_embedding_gradient_shrink(run.config.model.embedding_gradient_shrink)
+    reset_expert_counts(model)
 
 
 def open_loader(run: Run, stage: StageConfig, index: int) -> Loader:
@@ -247,13 +252,6 @@ def read_batches(run: Run, loader: Loader, boundaries: list[int], position: Posi
         return boundaries[step + 1] - boundaries[step]
 
     return loader.iterate(start, size_of, step=position.stage_step, rank=run.world.rank, world=run.world.size)
-
-
-def set_embedding_shrink(state: TrainState, stage: StageConfig, progress: float) -> None:
-    """Set the share of the embedding's gradient, where the stage has it move."""
-    share = embedding_gradient_share(stage.embedding_shrink, progress)
-    if share < 1 or stage.embedding_shrink.alpha < 1:
-        state.model.set_embedding_gradient_shrink(share)
 
 
 def judge(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, first_row: int) -> torch.Tensor:
@@ -322,12 +320,13 @@ def explain_not_finite(run: Run, state: TrainState, result: StepResult, norm: to
     )
 
 
-def balance_experts(state: TrainState, config: RunConfig) -> torch.Tensor | None:
+def balance_experts(state: TrainState, config: RunConfig, stage: StageConfig) -> torch.Tensor | None:
     """Move the routers' biases by the whole step's counts; returns the counts (routers, experts)."""
     if config.model.experts.num_experts == 0 or not routers(state.model):
         return None
     counts = sum_over_processes(expert_counts(state.model))
-    update_expert_bias(state.model, counts, config.model.experts.bias_update_rate)
+    rate = stage.expert_bias_update_rate
+    update_expert_bias(state.model, counts, config.model.experts.bias_update_rate if rate is None else rate)
     return counts
 
 
