@@ -47,7 +47,9 @@ def datatrove_deduplicate(folder: Path, output: Path, language: str) -> int:
     )
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.writers import ParquetWriter
+    from loguru import logger
 
+    logger.disable("datatrove")
     config = MinhashConfig()
     signatures, buckets, remove = output / "signatures", output / "buckets", output / "remove"
 
