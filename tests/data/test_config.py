@@ -80,3 +80,15 @@ def test_configurations_of_the_project_are_read(project: Path, tmp_path: Path, n
 def test_saved_configuration_reads_back() -> None:
     saved = yaml.safe_dump(plain(CorpusConfig()), allow_unicode=True, sort_keys=False)
     assert yaml.safe_load(saved) == plain(CorpusConfig())
+
+
+@pytest.mark.parametrize("preset", ["web", "fineweb", "fineweb2-zh", "none"])
+def test_preset_named_in_a_file_stands_alone(tmp_path: Path, preset: str) -> None:
+    """No bound of the default preset is left under the one that a file names."""
+    from data.__main__ import _parser
+    from data.filter import FilterConfig
+
+    path = tmp_path / "corpus.yaml"
+    path.write_text(f"filter: {{preset: {preset}}}")
+    config = _parser("run", "").read(["--config", str(path), "--workspace", str(tmp_path)]).config
+    assert config.filter == FilterConfig(preset=preset)  # type: ignore[arg-type]
