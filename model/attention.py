@@ -7,6 +7,7 @@ else. A vendor's kernel joins here: a name in `Backend`, a line in `backend_for`
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +64,13 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale:
     if dropout > 0:
         raise ValueError("FlexAttention has no dropout: set attention.backend to sdpa or attention.dropout to 0")
     grouped = key.shape[1] != query.shape[1]
-    kernel: Callable[..., Tensor] = _compiled_flex() if query.device.type == "cuda" else flex_attention
+    kernel = _compiled_flex() if query.device.type == "cuda" else _uncompiled_flex
     return kernel(query, key, value, block_mask=mask.blocks, scale=scale, enable_gqa=grouped)
+
+
+def _uncompiled_flex(*states: Tensor, **options: Any) -> Tensor:
+    result: Tensor = flex_attention(*states, **options)
+    return result
 
 
 @functools.cache
