@@ -1,4 +1,4 @@
-"""Command line of the trainer: pretrain, plan."""
+"""Command line of the trainer: pretrain, plan, plot."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from trainer.loop import Run, Stopped, checkpoints_position, train
 from trainer.metrics import open_sinks
 from trainer.parallel import build_sharded, wait_for_all
 from trainer.plan import plan, plan_lines
+from trainer.plot import plot_runs
 from trainer.run_folder import check_data, prepare
 from trainer.saving import Saver
 
@@ -142,12 +143,26 @@ def plan_command(argv: list[str]) -> int:
     return 0
 
 
+def plot_command(argv: list[str]) -> int:
+    """Draw the curves of runs together."""
+    parser = Parser("python -m trainer plot", "curves of one run or several together")
+    parser.add_argument("runs", nargs="+", type=str, help="run folders")
+    parser.add_argument("--output", type=str, default=None, help="image file (default: curves.png in the first run)")
+    args = parser.read(argv)
+    runs = [Path(run) for run in args.runs]
+    output = Path(args.output) if args.output else runs[0] / "curves.png"
+    plot_runs(runs, output)
+    print(output)
+    return 0
+
+
 if __name__ == "__main__":
     sys.exit(
         run_commands(
             "python -m trainer",
             {
                 "pretrain": (pretrain_command, "train a model; run again to go on with a run"),
+                "plot": (plot_command, "curves of one run or several together"),
                 "plan": (plan_command, "parameters and operations of a run, before it is run"),
             },
         )

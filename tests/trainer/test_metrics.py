@@ -1,0 +1,73 @@
+"""What a run writes down can be read, drawn and trusted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tiny_run import arguments, run_config, stage
+from trainer.__main__ import plan_command, plot_command, pretrain_command
+from trainer.config import RunConfig
+from trainer.metrics import keep_until, read_metrics
+from trainer.plot import series
+
+
+def test_a_line_has_what_was_promised(finished: Path) -> None:
+    lines = [line for line in read_metrics(finished / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    needed = {"tokens", "loss", "bits_per_byte", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "memory"}
+    assert all(needed <= line.keys() for line in lines)
+    assert all(set(line["bits_per_byte_by_language"]) <= {"zh", "en"} for line in lines)
+    assert all(line["memory"] > 1 << 20 and line["bits_per_byte"] > 0 for line in lines)
+
+
+def test_a_half_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    keep_until(path, 2)
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+def test_plot_draws_runs_together(finished: Path, tmp_path: Path) -> None:
+    assert plot_command([str(finished), str(finished), "--output", str(tmp_path / "curves.png")]) == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert set(series(read_metrics(finished / "metrics.jsonl"), "heldout_bits_per_byte")) == {"zh", "en"}
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
+        plot_command([str(tmp_path / "none")])
+
+
+def test_tensorboard_gets_the_numbers(workspace: Path, tmp_path: Path) -> None:
+    config = run_config(stage(steps=2), log={"every": 1, "tensorboard": True})
+    assert pretrain_command(arguments(workspace, tmp_path / "run", config)) == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+
+
+def test_every_published_configuration_can_be_planned(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in sorted((project / "configs" / "pretrain").glob("*.yaml")):
+        assert plan_command(["--config", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["parameters"]["total"] > 0
+
+
+def test_the_saved_configuration_is_complete(finished: Path) -> None:
+    """Reading it back with nothing but YAML and the command line's parser gives the same run."""
+    saved = yaml.safe_load((finished / "config.yaml").read_text(encoding="utf-8"))
+    assert set(saved) == set(RunConfig.__dataclass_fields__)
+    assert saved["stages"][0]["optimizer"]["beta2"] == 0.95
+
+
+def test_saves_in_the_background_are_the_same(workspace: Path, finished: Path, tmp_path: Path) -> None:
+    from tests.trainer.conftest import TWO_STAGES
+
+    checkpoint = {"every": 3, "keep_last": 3, "asynchronous": True}
+    config = run_config(*TWO_STAGES, checkpoint=checkpoint)
+    assert pretrain_command(arguments(workspace, tmp_path / "run", config)) == 0
+    for folder in sorted((finished / "checkpoints").iterdir()):
+        other = tmp_path / "run" / "checkpoints" / folder.name
+        assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
