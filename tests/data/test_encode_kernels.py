@@ -19,27 +19,8 @@ from tokenizer.train import train
 
 HAN = "清晨的阳光照进窗户街上传来卖豆浆的声音他打开书读了一页又合上𠀀々〇"
 EN = "the morning light came through the window and The street was full of voices".split()  # noqa: SIM905
-MARKS = [
-    "，",
-    "。",
-    "、",
-    "“",
-    "…",
-    "·",
-    "!",
-    "''",
-    "'",
-    " ",
-    "  ",
-    "\n",
-    "\r\n",
-    "\t",
-    "\u3000",
-    "\u00a0",
-    "=",
-    "١",
-    "²",
-]
+MARKS = [*"，。、“…·!'=١² \n\t\u3000\u00a0", "''", "  ", "\r\n"]
+ENDINGS = ["'s", "'S", "'ſ", "'ll", "'LL", "'re", "'d", "'t", ""]
 
 
 def _text(rng: random.Random) -> str:
