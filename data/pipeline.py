@@ -72,12 +72,15 @@ class TaskFailed(Exception):  # noqa: N818 - it is one of many tasks' failures, 
     """A task ended with an error that its `.failed` file tells."""
 
 
-def do_task(context: Context, phase: Phase, task: str) -> None:
-    """Do one task and save its marker; an error is left in a `.failed` file for whoever waits."""
+def do_task(context: Context, phase: Phase, task: str, owner: int) -> None:
+    """Do one task and save its marker; an error is left in a `.failed` file for whoever waits.
+
+    `owner` is the process that started the run: a `.running` file of another one is left from a run that was killed.
+    """
     marker = context.marker(phase.name, task)
     running, failed = marker.with_suffix(".running"), marker.with_suffix(".failed")
     failed.unlink(missing_ok=True)
-    write_json(running, {"pid": os.getpid()})
+    write_json(running, {"pid": os.getpid(), "owner": owner})
     started = time.perf_counter()
     try:
         done = phase.run(context, task)
@@ -110,10 +113,11 @@ def run_tasks(
     One local worker is this process: no other is started for it.
     """
     for task in tasks:  # what an earlier run told of them is not this one's
-        context.marker(phase.name, task).with_suffix(".failed").unlink(missing_ok=True)
+        for suffix in (".failed", ".running"):
+            context.marker(phase.name, task).with_suffix(suffix).unlink(missing_ok=True)
     if executor == "local" and (workers == 1 or len(tasks) == 1):
         for task in tasks:
-            do_task(context, phase, task)
+            do_task(context, phase, task, os.getpid())
         return
     logs = context.folder / "logs" / phase.name
     shutil.rmtree(logs, ignore_errors=True)
@@ -272,10 +276,12 @@ def _watch_workers(context: Context, phase: Phase, finished: threading.Event, lo
             _end(f"error: the workers of {context.stage} {phase.name} do nothing; what is done is kept: run again")
         for running in folder.glob("*.running"):
             try:
-                pid = int(str(read_json(running)["pid"]))
+                told = read_json(running)
             except (FileNotFoundError, ValueError):
                 continue
-            if not _alive(pid) and running.exists() and not finished.is_set():
+            if told.get("owner") != os.getpid():
+                continue
+            if not _alive(int(str(told["pid"]))) and running.exists() and not finished.is_set():
                 _end(
                     f"error: the worker that did {context.stage} {phase.name} {running.stem} was killed (out of "
                     "memory?); what is done is kept: run again, with fewer --workers if memory is short"

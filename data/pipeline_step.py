@@ -53,7 +53,7 @@ class StageStep(PipelineStep):
         except Exception as error:
             tell_failure(Path(self.failed[rank]), self.tasks[rank], error)
             raise
-        do_task(context, stage_named(context.stage).phases[self.phase], self.tasks[rank])
+        do_task(context, stage_named(context.stage).phases[self.phase], self.tasks[rank], self.owner)
         yield from ()
 
 

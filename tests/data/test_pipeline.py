@@ -258,6 +258,21 @@ def test_slurm_without_sbatch_says_where_the_script_is(tmp_path: Path, inputs: P
     assert done.returncode == 0, done.stderr
 
 
+def test_worker_of_a_killed_run_is_not_taken_for_ours(
+    inputs: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run leaves `.running` files of processes that are gone; the next run goes on all the same."""
+    monkeypatch.setattr("data.engine.run_tasks", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))  # noqa: ARG005
+    with pytest.raises(KeyboardInterrupt):
+        run(configuration(inputs), tmp_path, "ingest")
+    monkeypatch.undo()
+    folder = tmp_path / "ingest" / "progress" / "read"
+    folder.mkdir(parents=True)
+    (folder / "00003.running").write_text('{"pid": 4194303, "owner": 4194302}')
+    run(configuration(inputs), tmp_path, "ingest", workers=2)
+    assert digests(tmp_path)["ingest"] == digests(finished)["ingest"]
+
+
 def test_worker_that_is_killed_ends_the_run_with_one_line(inputs: Path, project: Path, tmp_path: Path) -> None:
     """A pool waits for ever for a worker that the kernel killed; the run must not."""
     code = f"""
