@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from model.attention_mask import AttentionMask, Backend
 from model.blocked_attention import QUERY_BLOCK, blocked_attention, causal_blocks, fits
@@ -68,8 +68,10 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale:
     return kernel(query, key, value, block_mask=mask.blocks, scale=scale, enable_gqa=grouped)
 
 
-def _uncompiled_flex(*states: Tensor, **options: Any) -> Tensor:
-    result: Tensor = flex_attention(*states, **options)
+def _uncompiled_flex(
+    query: Tensor, key: Tensor, value: Tensor, *, block_mask: BlockMask | None, **options: Any
+) -> Tensor:
+    result: Tensor = flex_attention(query, key, value, block_mask=block_mask, **options)
     return result
 
 
