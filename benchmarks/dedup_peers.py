@@ -23,7 +23,7 @@ def datatrove_signatures(texts: Sequence[str], language: str, folder: Path) -> N
 
 def rensa_sketches(texts: Sequence[str], number: int) -> list[Any]:
     """rensa's sketches of the same units and shingles as ours, shingled in Python as its README does."""
-    from rensa import RMinHash
+    from rensa import RMinHash  # type: ignore[import-untyped]
 
     sketches = []
     for text in texts:

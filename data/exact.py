@@ -18,6 +18,6 @@ from data.folding import fold_buffers
 def folded_digests(texts: pl.Series) -> np.ndarray:
     """Digests of the folded texts: uint64 of shape (n, 2), high half first."""
     buffer, offsets = fold_buffers(texts)
-    view = memoryview(buffer)
+    view = buffer.data
     digests = b"".join(xxhash.xxh3_128_digest(view[start:stop]) for start, stop in pairwise(offsets.tolist()))
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)

@@ -83,8 +83,8 @@ def fold_table() -> Array:
         for character in alike:
             folded[ord(character)] = ord(target)
     simplified = np.arange(FOLD_SIZE, dtype=np.int64)
-    for code_point, target in _han_classes().items():
-        simplified[code_point] = target
+    for code_point, first in _han_classes().items():
+        simplified[code_point] = first
     folded = simplified[folded]
     while (folded[folded] != folded).any():  # what one rule gives, another may fold again
         folded = folded[folded]
@@ -99,12 +99,12 @@ def fold_table() -> Array:
 
 
 @numba.njit(cache=True, inline="always")
-def fold_character(code_point: int, table: Array) -> tuple[int, int]:
+def fold_character(code_point: int | np.int64, table: Array) -> tuple[int, int]:
     """The folded code point (0: left out) and its character class."""
     if code_point < FOLD_SIZE:
         entry = np.int64(table[code_point])
-        return entry & CODE_POINT_MASK, entry >> CLASS_SHIFT
-    return code_point, 0
+        return int(entry & CODE_POINT_MASK), int(entry >> CLASS_SHIFT)
+    return int(code_point), 0
 
 
 @numba.njit(cache=True, inline="always")

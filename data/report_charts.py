@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +19,7 @@ Array = np.ndarray
 INK, QUIET, GRID = "#2b2d33", "#7b7f88", "#e7e5df"
 LANGUAGE_COLOURS = {"zh": "#c8452f", "en": "#2f6690", "mixed": "#8e6bad", "other": "#a9a69c", "": "#4f5d50"}
 KEPT_COLOUR, REJECTED_COLOUR, LINE_COLOUR = "#3a7d5c", "#d9a441", "#c8452f"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the page's fonts have Chinese, matplotlib's has not
     "svg.hashsalt": "report",  # the same figure gives the same bytes
     "font.size": 9,
@@ -138,7 +139,9 @@ def histogram(name: str, kept: Array, rejected: Array, low: float | None, high: 
     span = highest - lowest
     edges = np.linspace(lowest - 0.02 * span, highest + 0.02 * span, 41)
     parts = [np.clip(kept, edges[0], edges[-1]), np.clip(rejected, edges[0], edges[-1])]
-    axis.hist(parts, bins=edges, stacked=True, color=[KEPT_COLOUR, REJECTED_COLOUR], label=["kept", "rejected here"])
+    axis.hist(
+        parts, bins=edges.tolist(), stacked=True, color=[KEPT_COLOUR, REJECTED_COLOUR], label=["kept", "rejected here"]
+    )
     for limit in (low, high):
         if limit is not None:
             axis.axvline(limit, color=LINE_COLOUR, linewidth=1.2)

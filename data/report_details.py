@@ -86,7 +86,7 @@ def languages_section(stage: Stage) -> Section:
             "documents by script",
             "documents",
         )
-        total = rows["bytes"].sum()
+        total = float(rows["bytes"].sum())
         cells = [
             [LANGUAGE_NAMES.get(r["language"], r["language"]), r["script"], number(r["n"]), megabytes(r["bytes"]),
              percent(r["bytes"], total)]
@@ -257,12 +257,13 @@ def settings_section(stages: dict[str, Stage]) -> Section:
         for name, stage in stages.items()
         if stage.config
     )
-    versions = next((s.run.get("versions") for s in stages.values() if s.run.get("versions")), {})
+    recorded = next((s.run.get("versions") for s in stages.values() if s.run.get("versions")), None)
+    versions = recorded if isinstance(recorded, dict) else {}
     return Section(
         anchor="settings",
         title="Settings",
         chinese="设置",
-        lead="Every stage's configuration, complete. " + ", ".join(f"{k} {v}" for k, v in dict(versions or {}).items()),
+        lead="Every stage's configuration, complete. " + ", ".join(f"{k} {v}" for k, v in versions.items()),
         body=panel(body) if body else none("No settings were recorded."),
     )
 

@@ -32,7 +32,7 @@ def copies_section(stage: Stage, pairs_shown: int) -> Section:
     copies = {size: n for size, n in sorted(sizes.items()) if size > 1}
     verified = {name: stage.count("verified", name) for name in ("jaccard", "contained", "edited", "refused")}
     read = stage.count("read", "documents")
-    rows: list[list[object]] = [
+    rows: list[list[str]] = [
         ["exact copies", number(stage.count("exact")), percent(stage.count("exact"), read)],
         ["candidate pairs", number(stage.count("candidates")), ""],
         *[[f"pairs {name}", number(n), percent(n, stage.count("candidates"))] for name, n in verified.items()],

@@ -42,7 +42,9 @@ def none(text: str) -> Markup:
     return panel(Markup('<span class="none">{}</span>').format(text))
 
 
-def number(value: float) -> str:
+def number(value: object) -> str:
+    """A count with its thousands parted."""
+    assert isinstance(value, int | float)
     return f"{value:,.0f}"
 
 
@@ -138,7 +140,7 @@ def time_section(rows: list[dict[str, object]]) -> Section:
             r["stage"],
             f"{r['seconds']:.1f} s",
             number(r["documents_per_second"]),
-            f"{r['megabytes_per_second']:.2f}",  # type: ignore[arg-type]
+            f"{r['megabytes_per_second']:.2f}",
             f"{r['executor']} × {r['workers']}",
         ]
         for r in rows
