@@ -22,7 +22,7 @@ import numba
 import numpy as np
 
 from data.text_kernels import decode
-from tokenizer.config import HanRule, PretokenizationConfig
+from tokenizer.config import DigitRule, HanRule, PretokenizationConfig
 from tokenizer.load import Tokenizer, bytes_of_stand_ins
 from tokenizer.pretokenization import CHINESE_MARKS, pattern
 
@@ -118,7 +118,7 @@ def _pretokenization(definition: dict) -> PretokenizationConfig | None:
     if any(not token["special"] for token in definition["added_tokens"]):
         return None
     written = (steps[0].get("pattern") or {}).get("Regex")
-    for han, digits, contractions in itertools.product(get_args(HanRule), ("one", "three", "run"), (True, False)):
+    for han, digits, contractions in itertools.product(get_args(HanRule), get_args(DigitRule), (True, False)):
         config = PretokenizationConfig(han=han, digits=digits, contractions=contractions)
         if pattern(config) == written and steps[0]["behavior"] == "Isolated" and not steps[0]["invert"]:
             return config
@@ -173,12 +173,12 @@ def _mix(key: np.int64) -> np.int64:
 
 
 @numba.njit(cache=True)
-def _class_at(buffer: Array, i: int, end: int, classes: Array) -> tuple[int, int, int]:
-    """(class, bytes, code point) of the character at i; class -1 at the end."""
+def _class_at(buffer: Array, i: int, end: int, classes: Array) -> tuple[np.int64, int]:
+    """(class, bytes) of the character at i; class -1 at the end."""
     if i >= end:
-        return -1, 0, 0
+        return np.int64(-1), 0
     point, size = decode(buffer, i)
-    return np.int64(classes[point]), size, point
+    return np.int64(classes[point]), size
 
 
 @numba.njit(cache=True)
@@ -186,7 +186,7 @@ def _run(buffer: Array, i: int, end: int, classes: Array, first: int, second: in
     """Where the run of classes `first` and `second` from i ends; at most `most` characters if that is above 0."""
     count = 0
     while most <= 0 or count < most:
-        kind, size, _ = _class_at(buffer, i, end, classes)
+        kind, size = _class_at(buffer, i, end, classes)
         if kind != first and kind != second:
             break
         i += size
@@ -214,7 +214,7 @@ def _contraction(buffer: Array, i: int, end: int, classes: Array) -> int:
         ):
             after = i + 3
     if after > i:
-        kind, _, _ = _class_at(buffer, after, end, classes)
+        kind, _ = _class_at(buffer, after, end, classes)
         if kind in (LETTER, HAN_LETTER):
             return i
     return after
@@ -227,7 +227,7 @@ def _piece_end(buffer: Array, i: int, end: int, classes: Array, han_rule: int, d
         after = _contraction(buffer, i, end, classes)
         if after > i:
             return after
-    kind, size, _ = _class_at(buffer, i, end, classes)
+    kind, size = _class_at(buffer, i, end, classes)
     if kind == HAN_LETTER and han_rule >= 0:
         return _run(buffer, i, end, classes, HAN_LETTER, HAN_LETTER, han_rule)
     if han_rule == HAN_WITH_MARKS and kind in (HAN_LETTER, CHINESE_MARK):
@@ -236,14 +236,14 @@ def _piece_end(buffer: Array, i: int, end: int, classes: Array, han_rule: int, d
     if kind in (LETTER, also):
         return _run(buffer, i, end, classes, LETTER, also, 0)
     if kind != LINE_END and kind != NUMBER and kind != HAN_LETTER:
-        following, _, _ = _class_at(buffer, i + size, end, classes)
+        following, _ = _class_at(buffer, i + size, end, classes)
         if following in (LETTER, also):
             return _run(buffer, i + size, end, classes, LETTER, also, 0)
     if kind == NUMBER:
         return _run(buffer, i, end, classes, NUMBER, NUMBER, digits)
     start = i
     if buffer[i] == 0x20:
-        following, _, _ = _class_at(buffer, i + 1, end, classes)
+        following, _ = _class_at(buffer, i + 1, end, classes)
         if following in (OTHER, CHINESE_MARK):
             start = i + 1
     if start > i or kind in (OTHER, CHINESE_MARK):
@@ -258,7 +258,7 @@ def _space_end(buffer: Array, i: int, end: int, classes: Array) -> int:
     after_line_end = last = i
     place = i
     while place < end:
-        kind, size, _ = _class_at(buffer, place, end, classes)
+        kind, size = _class_at(buffer, place, end, classes)
         if kind != SPACE and kind != LINE_END:
             break
         last = place

@@ -6,6 +6,7 @@ from typing import Literal
 from tokenizer.special_tokens import Layout, layout_tokens
 
 HanRule = Literal["with_letters", "with_punctuation", "apart", "runs_of_8", "runs_of_4", "runs_of_2", "runs_of_1"]
+DigitRule = Literal["one", "three", "run"]
 Algorithm = Literal["bbpe", "merged_bbpe", "sentencepiece_bpe", "sentencepiece_unigram"]
 
 BYTES = 256
@@ -53,7 +54,7 @@ class PretokenizationConfig:
     han: HanRule = "with_letters"
     """How a run of Han characters is cut: with neighbouring letters (as cl100k's pattern does), with Chinese
     punctuation, apart from all else, or apart and in runs of at most so many characters."""
-    digits: Literal["one", "three", "run"] = "one"
+    digits: DigitRule = "one"
     """Digits one by one, in groups of up to three from the left, or as long as they run."""
     contractions: bool = True
     """Cut English 's 't 're 've 'm 'll 'd from the word before."""
