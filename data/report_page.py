@@ -81,7 +81,7 @@ def _sections(
 def _cards(stages: dict[str, Stage], steps: list[Step], tokens: dict[str, float]) -> list[dict[str, str]]:
     """The figures at the head of the page."""
     first, last = steps[0], steps[-1]
-    seconds = sum(float(row["seconds"]) for row in timings(stages))  # type: ignore[arg-type]
+    seconds = sum((float(str(row["seconds"])) for row in timings(stages)), 0.0)
     chinese, english = last.size.get("zh", 0), last.size.get("en", 0)
     share = f"{100 * chinese / (chinese + english):.0f} %" if chinese + english else "–"
     cards = [
