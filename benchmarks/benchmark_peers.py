@@ -62,7 +62,8 @@ OFF: dict[str, Any] = {
     },
     "GopherQualityFilter": {
         "min_doc_words": 0, "max_doc_words": 0, "min_avg_word_length": 0, "max_avg_word_length": 0,
-        "max_symbol_word_ratio": 0, "max_bullet_lines_ratio": 0, "max_ellipsis_lines_ratio": 0, "max_non_alpha_words_ratio": 0, "min_stop_words": 0,
+        "max_symbol_word_ratio": 0, "max_bullet_lines_ratio": 0, "max_ellipsis_lines_ratio": 0,
+        "max_non_alpha_words_ratio": 0, "min_stop_words": 0,
     },
     "FineWebQualityFilter": {
         "line_punct_thr": 0, "short_line_thr": 999, "char_duplicates_ratio": 999, "new_line_ratio": 999,
@@ -71,7 +72,7 @@ OFF: dict[str, Any] = {
 
 
 class Rule(NamedTuple):
-    """One rule of a published set: datatrove's filter with it alone switched on, and our signal with the same bounds."""
+    """A published rule: datatrove's filter with it alone switched on, and our signal with the same bounds."""
 
     signal: str
     low: float

@@ -79,7 +79,7 @@ def _scan_characters(buffer: Array, offsets: Array, classes: Array, roles: Array
         i, end = offsets[document], offsets[document + 1]
         url_until = i  # the address that is being read ends here
         dots = 0
-        before = 0
+        before: Integer = 0
         in_bracket = False
         while i < end:
             code_point, width = decode(buffer, i)

@@ -62,7 +62,15 @@ def _role(code_point: Integer, roles: Array) -> Integer:
 
 @numba.njit(cache=True, inline="always")
 def _count_line(
-    length: int, width: int, first: int, last: int, dots: int, ended: bool, classes: Array, roles: Array, row: Array
+    length: int,
+    width: int,
+    first: Integer,
+    last: Integer,
+    dots: int,
+    ended: bool,
+    classes: Array,
+    roles: Array,
+    row: Array,
 ) -> None:
     row[LINES] += 1
     row[SHORT_LINES] += length <= 30
@@ -80,15 +88,17 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, cou
         i, end = offsets[document], offsets[document + 1]
         # Of the line: its length in characters, its first and last solid character, the last character of any kind.
         # Of the segment: solid characters outside addresses, columns, pauses, gaps (two spaces or more).
-        length = line_columns = first = last = final = dots = 0
+        first: Integer = 0
+        last: Integer = 0
+        final: Integer = 0
+        length = line_columns = dots = 0
         solid = columns = pauses = gaps = 0
         ended = False  # the last solid character ends a sentence, closing quotes aside
         pending = False  # an ASCII mark stands before; white space after it makes it the end of a sentence
         while i <= end:
-            code_point, width, kind = 10, 1, NEWLINE
-            if i < end:
-                code_point, width = decode(buffer, i)
-                kind = classify(code_point, classes)
+            at_end = i >= end
+            code_point, width = (np.int64(10), 1) if at_end else decode(buffer, i)
+            kind = NEWLINE if at_end else classify(code_point, classes)
             if kind == NEWLINE or code_point == 0x7C or code_point == 9:  # a line's end, or a cell's: | and tab
                 row[SENTENCES] += pending
                 if _reads_as_prose(columns, pauses, gaps, ended):
@@ -116,7 +126,7 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, cou
                 pending = False
             elif kind != CONTROL:
                 if kind == LATIN and (code_point == 104 or code_point == 119) and url_end(buffer, i, end) > i:
-                    width = url_end(buffer, i, end) - i
+                    width = int(url_end(buffer, i, end) - i)
                     length += width - 1
                     columns += width - 1
                     solid -= 1
