@@ -135,8 +135,8 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, cou
                 columns += 2 if kind in (HAN, KANA, HANGUL) else 1
                 role = _role(code_point, roles)
                 wide = code_point >= FULL_WIDTH_MARKS
-                if role & PAUSES != 0:
-                    pauses += wide or i + 1 >= end or buffer[i + 1] <= 32 or code_point > 0x7F
+                if role & PAUSES != 0 and (wide or i + 1 >= end or buffer[i + 1] <= 32 or code_point > 0x7F):
+                    pauses += 1
                 if role & ENDS_SENTENCE != 0:
                     if wide and not ended:
                         row[SENTENCES] += code_point != 0xFF1A and code_point != 0xFF1B  # ： and ； only pause
