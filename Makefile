@@ -66,7 +66,7 @@ demo: .venv/base ## from raw sample pages to a filled blank, in under ten minute
 	@echo "              make corpus RAW=your-pages.warc.gz WORKSPACE=out/mine"
 
 test: .venv/dev ## every test but the long ones
-	$(PY) -m pytest -m "not slow" --numprocesses 2
+	$(PY) -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: .venv/dev ## the long laws and the kill tests
 	$(PY) -m pytest -m slow
