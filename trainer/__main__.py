@@ -88,7 +88,7 @@ def _pretrain(
     devices.set_threads(config.devices.threads or position.threads, world)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model = build_sharded(config.model, device, config.seed, world)
     evaluator = Evaluator(config, data, tokenizer, device)
     sinks = (

@@ -104,7 +104,8 @@ def load_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     for name, tensor in tensors.items():
         if name not in names:
             raise ValueError(f"{folder}: it has no {name}; the checkpoint is of another model or optimiser")
-        if names[name].size != tensor.shape:
-            raise ValueError(f"{folder}: {name} has shape {tuple(names[name].size)}, not {tuple(tensor.shape)}")
+        size = getattr(names[name], "size", None)
+        if size != tensor.shape:
+            raise ValueError(f"{folder}: {name} has shape {size}, the run's has {tuple(tensor.shape)}")
     with _one_process_is_meant():
         dcp.load(dict(tensors), storage_reader=reader, no_dist=not dist.is_initialized())

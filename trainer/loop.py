@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from model.experts import expert_counts, reset_expert_counts, routers, update_expert_bias
+from model.transformer import Transformer
 from objectives.example import TASKS, Batch
 from tokenizer.load import Tokenizer
 from trainer import checkpoints
@@ -103,7 +104,7 @@ def build_optimizer(
     return Optimizer(model, stage.optimizer, assignments)
 
 
-def train(run: Run, model: torch.nn.Module, resume_from: Path | None) -> TrainState:
+def train(run: Run, model: Transformer, resume_from: Path | None) -> TrainState:
     """Train to the last step of the last stage, from the checkpoint `resume_from` or from the model as it is.
 
     Raises Stopped when a signal asked for it, after saving.

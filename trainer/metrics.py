@@ -147,7 +147,7 @@ class WeightsAndBiases:
 
     def __init__(self, run: Path, project: str) -> None:
         try:
-            import wandb
+            import wandb  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
             raise ValueError("log.wandb_project: the package wandb is not installed") from error
         self._run = wandb.init(project=project, name=run.name, dir=str(run), resume="allow", id=run.name)

@@ -16,10 +16,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from model.build import build_model
 from model.config import ModelConfig
 from model.initialisation import initialise
+from model.transformer import Transformer
 from trainer.devices import World
 
 
-def build_sharded(config: ModelConfig, device: torch.device, seed: int, world: World) -> nn.Module:
+def build_sharded(config: ModelConfig, device: torch.device, seed: int, world: World) -> Transformer:
     """The model with its initial weights on `device`, sharded over all processes when there are more than one.
 
     The weights are the same for any number of processes.

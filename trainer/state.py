@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.transformer import Transformer
 from model.weights import load_weights
 from model.weights import save_tensors as save_weights
 from trainer.distributed_state import load_tensors, save_tensors
@@ -72,7 +73,7 @@ class Snapshot:
 class TrainState:
     """The run's state: the one thing that is saved and the one thing that is resumed."""
 
-    model: nn.Module
+    model: Transformer
     optimizer: Optimizer
     spikes: SpikeStatistics
     loss_scale: LossScale
