@@ -63,7 +63,10 @@ class _TooSlowError(Exception):
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooSlowError after `seconds` of wall time. Only a process's main thread can be stopped so."""
+    """Raise _TooSlowError after `seconds` of this process's time, so that a busy machine drops no page.
+
+    Only a process's main thread can be stopped so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -71,13 +74,13 @@ def _time_limit(seconds: float) -> Iterator[None]:
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise _TooSlowError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 # The first two letters of elements that may be left unclosed, or never nest: a, area, base, br, col, dd, dt, hr, img,
