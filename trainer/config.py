@@ -266,8 +266,6 @@ class DeviceConfig:
     """auto, cpu, cuda, npu, ...: auto takes the accelerator that torch finds, else the processor."""
     threads: int = 0
     """Threads of one process on a CPU; 0 takes the cores at hand, shared among the processes of the machine."""
-    compile: bool = False
-    """Compile the model's blocks."""
     distributed: Literal["fsdp", "none"] = "fsdp"
     """How more than one process shares the model; fsdp shards parameters, gradients and optimiser."""
 
