@@ -15,12 +15,12 @@ TOKENIZER_CONFIG = $(or $(CONFIG),configs/tokenizer/bbpe-32k.yaml)
 PRETRAIN_CONFIG  = $(or $(CONFIG),configs/pretrain/glm130b-tiny.yaml)
 
 DEMO       = out/demo
-DEMO_STEPS ?= 300
+DEMO_STEPS ?= 400
 
 PY    = .venv/bin/python
 PIP   = .venv/bin/pip --disable-pip-version-check --quiet
 DATA  = $(PY) -m data
-TRAIN = $(if $(filter-out 1,$(NPROC)),$(PY) -m torch.distributed.run --nproc-per-node $(NPROC) -m trainer,$(PY) -m trainer)
+TRAIN = $(if $(filter-out 1,$(NPROC)),$(PY) -m torch.distributed.run --nproc-per-node $(NPROC) -m -- trainer,$(PY) -m trainer)
 STAGES = ingest annotate filter deduplicate redact decontaminate mix tokenize report
 
 .PHONY: help setup demo test test-slow lint corpus $(STAGES) tokenizer pretrain evaluate fill export bench clean
@@ -65,8 +65,9 @@ demo: .venv/base ## from raw sample pages to a filled blank, in under ten minute
 	@echo "Try next      make fill RUN=$(DEMO)/glm130b-tiny TEXT='春天到了，[MASK]开了。'"
 	@echo "              make corpus RAW=your-pages.warc.gz WORKSPACE=out/mine"
 
+# one thread a process: two processes of two threads each would wait for one another most of the time
 test: .venv/dev ## every test but the long ones
-	$(PY) -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: .venv/dev ## the long laws and the kill tests
 	$(PY) -m pytest -m slow
