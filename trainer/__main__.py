@@ -49,7 +49,9 @@ def pretrain_command(argv: list[str]) -> int:
         if world.is_first:
             prepare(folder, config, Path(args.tokenizer))
         wait_for_all()
-        return _pretrain(config, folder, data, tokenizer, device, world)
+        status = _pretrain(config, folder, data, tokenizer, device, world)
+        wait_for_all()  # one that left early would end connections that the others still use
+        return status
     finally:
         devices.leave_processes()
 

@@ -7,6 +7,7 @@ Everything else asks through these functions, so that a new back end is a line i
 from __future__ import annotations
 
 import datetime
+import gc
 import importlib
 import os
 import resource
@@ -136,6 +137,7 @@ def join_processes(device: torch.device, world: World) -> None:
 def leave_processes() -> None:
     """Stop torch.distributed if it runs."""
     if dist.is_initialized():
+        gc.collect()  # a sharded model is full of cycles, and one that outlives its process group aborts at exit
         dist.destroy_process_group()
 
 

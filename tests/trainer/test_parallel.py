@@ -26,7 +26,7 @@ from trainer.loader import Loader
 from trainer.parallel import build_sharded
 from trainer.step import LossWeights, StepRunner, passes_of
 from model.experts import expert_counts, routers
-from trainer.parallel import sum_over_processes
+from trainer.parallel import sum_over_processes, wait_for_all
 
 workspace, kind, dtype, rows, output = sys.argv[1:6]
 micro = 1 if dtype == "float64" else 2  # one row a pass: only double sums differ between layouts
@@ -65,7 +65,9 @@ if routers(model):
 gradients["loss"] = result.loss
 if world.rank == 0:
     torch.save(gradients, output)
+wait_for_all()
 devices.leave_processes()
+os._exit(0)  # the globals above would outlive gloo's threads, which at times aborts an interpreter that ends
 """
 
 
