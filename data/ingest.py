@@ -248,9 +248,7 @@ class _ShardWriter:
         counts["records_passed_over"] = self.passed_over
         facts = {"position": list(self._position), "bytes": self.bytes_before + self.bytes_here}
         done = Done(files=files, counts=counts, problems=self.problems, facts=facts)
-        save_marker(
-            _partial_path(self.context, self.task, number), done, time.perf_counter() - self._started
-        )
+        save_marker(_partial_path(self.context, self.task, number), done, time.perf_counter() - self._started)
         self.partials.append(replace(done, facts={}))
         self._kept, self._rejected, self._size = [], [], 0
         self.problems, self.passed_over, self._started = [], 0, time.perf_counter()

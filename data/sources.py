@@ -91,9 +91,7 @@ class InputFile:
         source = self.source
         if os.path.isfile(os.path.join(source.path, "dataset_info.json")):
             return datasets.load_from_disk(source.path)
-        return datasets.load_dataset(
-            source.path, source.subset, split=source.split, streaming=source.streaming
-        )
+        return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=source.streaming)
 
 
 def find_inputs(sources: Iterable[SourceConfig]) -> tuple[list[InputFile], list[dict[str, str]]]:
@@ -156,9 +154,7 @@ def _expand_url(url: str) -> list[tuple[str, str]]:
 
 def _inspect(path: str, name: str, source: SourceConfig) -> InputFile | str:
     """A file with its format and fingerprint, or the reason why it is passed over."""
-    item = InputFile(
-        path=path, name=name, source=source, format="text", compression="none", size=0, fingerprint=""
-    )
+    item = InputFile(path=path, name=name, source=source, format="text", compression="none", size=0, fingerprint="")
     try:
         with item.open() as file:
             head = file.read(SAMPLE)
@@ -190,6 +186,4 @@ def _name_apart(files: list[InputFile]) -> list[InputFile]:
     for item in files:
         key = (item.source.name or "", item.name)
         seen[key] = seen.get(key, 0) + 1
-    return [
-        replace(item, name=item.path) if seen[(item.source.name or "", item.name)] > 1 else item for item in files
-    ]
+    return [replace(item, name=item.path) if seen[(item.source.name or "", item.name)] > 1 else item for item in files]

@@ -207,9 +207,7 @@ def test_of_two_documents_with_one_id_the_first_stays(tmp_path: Path) -> None:
     for name, numbers in (("a.jsonl", [1, 2, 1]), ("b.jsonl", [3, 2])):
         lines = [json_line(n, version=f"{name} {i}") for i, n in enumerate(numbers)]
         (tmp_path / name).write_bytes(b"".join(lines))
-    _, kept, rejected = ingest(
-        tmp_path, tmp_path / "[ab].jsonl", source={"name": "one"}, pack_mb=1e-6
-    )
+    _, kept, rejected = ingest(tmp_path, tmp_path / "[ab].jsonl", source={"name": "one"}, pack_mb=1e-6)
     assert sorted(kept["source_id"]) == ["d1", "d2", "d3"]
     assert rejected["rejected_by"].to_list() == ["ingest.duplicate_id"] * 2
     assert kept["id"].n_unique() == kept.height
