@@ -17,13 +17,15 @@ from evaluation.bits_per_byte import HeldoutSet, bits_per_byte, build_heldout_se
 from tokenizer.load import Tokenizer, load_tokenizer
 from trainer import checkpoints, devices
 from trainer.config import RunConfig, StageConfig, with_total_steps
-from trainer.loop import Run, Stopped, checkpoints_position, train
+from trainer.loop import train
 from trainer.metrics import open_sinks
 from trainer.parallel import build_sharded, wait_for_all
 from trainer.plan import plan, plan_lines
 from trainer.plot import plot_runs
+from trainer.run import Run, Stopped
 from trainer.run_folder import check_data, prepare
 from trainer.saving import Saver
+from trainer.state import position_of
 
 
 def pretrain_command(argv: list[str]) -> int:
@@ -83,7 +85,7 @@ def _pretrain(
             print(text, file=sys.stderr, flush=True)
 
     resume_from = checkpoints.last_whole(folder, checkpoints.warn if world.is_first else lambda _: None)
-    position = checkpoints_position(resume_from)
+    position = position_of(resume_from)
     if position.step >= config.total_steps:
         say(f"{folder}: all {config.total_steps} steps are done")
         return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from trainer.config import BatchConfig, EmbeddingShrinkConfig, ScheduleConfig
+from trainer.config import BatchConfig, EmbeddingShrinkConfig, ScheduleConfig, StageConfig
 
 
 def learning_rate(schedule: ScheduleConfig, progress: float) -> float:
@@ -70,3 +70,10 @@ def step_boundaries(batch: BatchConfig, window: int, steps: int) -> list[int]:
             range(steps), lambda consumed, _: consumed + batch_rows(batch, window, consumed), initial=0
         )
     )
+
+
+def progress_of(stage: StageConfig, boundaries: list[int], step: int) -> float:
+    """Share of the stage before a step, in the unit of its schedule."""
+    if stage.schedule.unit == "rows":
+        return boundaries[step] / boundaries[-1]
+    return step / stage.steps

@@ -56,6 +56,11 @@ def read_position(folder: Path) -> Position:
         raise ValueError(f"{path}: not the state of a run: {error}") from error
 
 
+def position_of(checkpoint: Path | None) -> Position:
+    """Where a checkpoint's run was, or the beginning."""
+    return Position() if checkpoint is None else read_position(checkpoint)
+
+
 @dataclass
 class Snapshot:
     """The tensors of a state at one moment."""

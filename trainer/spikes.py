@@ -1,0 +1,84 @@
+"""What is done about spikes: a step that is left out, a run that goes back, a run that ends and says why."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer import checkpoints
+from trainer.run import Run
+from trainer.schedules import step_boundaries
+from trainer.state import TrainState
+from trainer.step import StepResult
+
+
+class SpikeError(Exception):
+    """Losses or gradients have leapt so often in a row that the run should go back; carries the next unread row."""
+
+    def __init__(self, next_row: int) -> None:
+        super().__init__(f"spikes up to row {next_row}")
+        self.next_row = next_row
+
+
+def judge(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, first_row: int) -> torch.Tensor:
+    """1 or 0, on the device: whether the step is taken."""
+    finite = torch.isfinite(result.loss) & torch.isfinite(norm)
+    state.loss_scale.update(finite)
+    if run.config.stability.on_spike == "nothing":
+        if run.device.type == "cpu" and not state.loss_scale.active and not bool(finite):
+            raise ValueError(explain_not_finite(run, state, result, norm, first_row))
+        return finite.to(torch.float32)
+    return state.spikes.judge(result.loss, norm)
+
+
+def spikes_in_a_row(run: Run, state: TrainState) -> bool:
+    """Whether so many steps in a row were spikes that the run should go back; asks the device only in that mode."""
+    stability = run.config.stability
+    return stability.on_spike == "rollback" and int(state.spikes.in_a_row) >= stability.patience
+
+
+def roll_back(run: Run, state: TrainState, spike: SpikeError) -> None:
+    """Go back to the last checkpoint from before the spikes, and past the rows that have been read since.
+
+    GLM-130B's authors did this by hand (its training log, steps 40,701 and 42,401). A run that finds no way past is
+    ended: ValueError.
+    """
+    stability, before = run.config.stability, state.position
+    run.saver.wait()
+    run.rollbacks += 1
+    found = checkpoints.last_whole(run.folder, run.say, before=before.step - stability.patience + 2)
+    if found is None or run.rollbacks > stability.most_rollbacks:
+        raise ValueError(
+            f"{run.folder}: step {before.step + 1}: still spikes after {run.rollbacks - 1} rollbacks; lower the "
+            "learning rate, or look at the data of these steps"
+        )
+    state.load(found)
+    stage = run.config.stages[state.position.stage]
+    boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
+    state.position.skipped_rows = spike.next_row + stability.skip_rows - boundaries[state.position.stage_step]
+    state.spikes.forget_row()
+    run.say(
+        f"step {before.step + 1}: {stability.patience} spikes in a row; back to {found.name}, past {spike.next_row}"
+    )
+    for sink in run.sinks:
+        sink.rewind(state.position.step)
+    run.write(
+        {
+            "step": state.position.step,
+            "stage": stage.name,
+            "tokens": state.position.tokens,
+            "rolled_back_from": before.step + 1,
+            "skipped_rows": state.position.skipped_rows,
+        },
+    )
+
+
+def explain_not_finite(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, first_row: int) -> str:
+    """Which process, step and samples gave a loss or gradient that is not a number."""
+    bad = (~torch.isfinite(result.rows[:, 0])).nonzero().flatten().tolist()
+    first = first_row + state.position.skipped_rows
+    samples = ", ".join(str(first + row) for row in bad[:8]) or f"{first} and on"
+    return (
+        f"{run.folder}: step {state.position.step + 1}: loss {result.loss.item()}, gradient norm {norm.item()} on rank "
+        f"{run.world.rank}, samples {samples} of stage {state.position.stage}; lower the learning rate or set "
+        "stability.on_spike: skip_step"
+    )
