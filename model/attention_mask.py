@@ -6,8 +6,9 @@ position, exclusive, where the context of the token's document ends. Causal lang
 (`context_end` at or before the document's start), blank infilling's is the corrupted text, packing is more than one
 document, and padding is a document of its own for each position, so that every query sees at least itself.
 
-This module alone turns the two into what a kernel wants: a boolean mask (SDPA), or FlexAttention's lists of blocks. The
-lists are written from the offsets at the cost of the block grid, without evaluating the rule pair by pair.
+This module alone turns the two into what a kernel wants: a boolean mask (SDPA), FlexAttention's lists of blocks, or
+the range of keys that each query sees (sparse attention). The lists are written from the offsets at the cost of the
+block grid, without evaluating the rule pair by pair.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from model.blocked_attention import QUERY_BLOCK, QueryBlock, query_blocks
 
-Backend = Literal["sdpa", "flex", "blocked"]
+Backend = Literal["sdpa", "flex", "blocked", "ranges"]
 
 BLOCK_SIZE = 128
 """Rows and columns of a FlexAttention block."""
@@ -36,10 +37,20 @@ class AttentionMask:
     """FlexAttention's block lists with the rule as its function."""
     queries: tuple[QueryBlock, ...] | None = None
     """Blocks of queries with the keys that they see, for blocked attention on the CPU."""
+    ranges: tuple[Tensor, Tensor] | None = None
+    """First key and end (exclusive) of what each query sees, (B, S) each, for sparse attention."""
 
     @property
     def is_causal(self) -> bool:
-        return self.boolean is None and self.blocks is None
+        return self.boolean is None and self.blocks is None and self.ranges is None
+
+    def key_ranges(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`ranges`, or those of causal rows, (1, S) each."""
+        if self.ranges is not None:
+            return self.ranges
+        assert self.is_causal, f"a mask for {self.backend} does not serve sparse attention"
+        place = torch.arange(length, device=device).unsqueeze(0)
+        return torch.zeros_like(place), place + 1
 
 
 def build(
@@ -61,6 +72,8 @@ def build(
         )
     if document.device.type == "cpu":
         _require_adjacent(document)
+    if backend == "ranges":
+        return AttentionMask(backend, ranges=visible_ranges(document, context_end))
     if backend == "flex":
         return AttentionMask(backend, blocks=block_mask(document, context_end))
     visible = boolean_mask(document, context_end)
@@ -128,11 +141,17 @@ def _key_ranges(document: Tensor, context_end: Tensor, size: int) -> tuple[list[
     return start[:, opening].amin(dim=0).tolist(), furthest.amax(dim=0).tolist()
 
 
-def visible_pairs(document: Tensor, context_end: Tensor) -> Tensor:
-    """(B,) number of query-key pairs that the rule lets through, from the offsets: attention's true area."""
+def visible_ranges(document: Tensor, context_end: Tensor) -> tuple[Tensor, Tensor]:
+    """First key and end (exclusive) of what each query sees, (B, S) each: one range, documents being adjacent."""
     start, end = _document_bounds(document)
     position = torch.arange(document.shape[1], device=document.device)
-    return (torch.maximum(position + 1, torch.minimum(context_end, end)) - start).sum(dim=1)
+    return start, torch.maximum(position + 1, torch.minimum(context_end, end))
+
+
+def visible_pairs(document: Tensor, context_end: Tensor) -> Tensor:
+    """(B,) number of query-key pairs that the rule lets through, from the offsets: attention's true area."""
+    first, stop = visible_ranges(document, context_end)
+    return (stop - first).sum(dim=1)
 
 
 def _document_bounds(document: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Two identities that act on gradients: a scaled one, and one that carries an auxiliary loss."""
+"""Identities that act on gradients: a scaled one, one that carries an auxiliary loss, one that only keeps the way."""
 
 from typing import Any
 
@@ -49,4 +49,30 @@ def attach_loss(hidden_states: Tensor, loss: Tensor, scale: Tensor) -> Tensor:
     times the loss scale of FP16.
     """
     result: Tensor = _AttachLoss.apply(hidden_states, loss, scale)
+    return result
+
+
+def learning(wanted: bool) -> torch.autograd.grad_mode.set_grad_enabled:
+    """A context in which gradients are recorded if they were before and are wanted."""
+    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
+
+
+class _Linked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, source: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype, ctx.device = source.shape, source.dtype, source.device
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, Tensor]:
+        return None, torch.zeros(ctx.shape, dtype=ctx.dtype, device=ctx.device)
+
+
+def linked(values: Tensor, source: Tensor) -> Tensor:
+    """The values themselves, detached; their backward pass goes on to `source` with a gradient of zero.
+
+    Losses that `attach_loss` hung on a frozen model's hidden states are reached this way without a backward pass
+    through the model.
+    """
+    result: Tensor = _Linked.apply(values.detach(), source)
     return result

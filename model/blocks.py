@@ -1,27 +1,17 @@
 """A block: attention and feed-forward, each inside a residual rule."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import build_attention
-from model.attention_mask import AttentionMask
+from model.autograd import learning, linked
+from model.block_inputs import BlockInputs
 from model.config import ModelConfig
 from model.experts import MixtureOfExperts
 from model.feed_forward import build_feed_forward
 from model.layers import build_norm
-from model.rope import Rotation
-
-
-@dataclass(frozen=True)
-class BlockInputs:
-    """What every block of a forward pass shares. (A plain class: FSDP2's casting of arguments leaves it alone.)"""
-
-    rotation: Rotation | None
-    mask: AttentionMask
-    auxiliary_scale: Tensor
 
 
 class Block(nn.Module):
@@ -29,6 +19,9 @@ class Block(nn.Module):
 
     Written so, post-norm's LN(αx + f(x)) is the next sublayer's norm, the first block's first norm stands on the
     embedding, and the model's last norm closes the last block, as in GLM-130B's own code.
+
+    While only indexers learn (`BlockInputs.frozen`), all but the residual runs without gradients: the backward pass
+    goes along the residual to the losses attached to it, and through no sublayer.
     """
 
     def __init__(self, config: ModelConfig, layer_index: int) -> None:
@@ -46,17 +39,23 @@ class Block(nn.Module):
     def forward(self, hidden_states: Tensor, inputs: BlockInputs) -> Tensor:
         """(B, S, hidden) to (B, S, hidden)."""
         hidden_states = self._residual(
-            hidden_states, self.input_layernorm, lambda normed: self.self_attn(normed, inputs.rotation, inputs.mask)
+            hidden_states, inputs, self.input_layernorm, lambda normed: self.self_attn(normed, inputs)
         )
         return self._residual(
-            hidden_states, self.post_attention_layernorm, lambda normed: self._feed_forward(normed, inputs)
+            hidden_states, inputs, self.post_attention_layernorm, lambda normed: self._feed_forward(normed, inputs)
         )
 
     def _feed_forward(self, normed: Tensor, inputs: BlockInputs) -> Tensor:
-        output: Tensor = self.mlp(normed, inputs.auxiliary_scale) if self.is_sparse else self.mlp(normed)
+        with learning(not inputs.frozen):
+            output: Tensor = self.mlp(normed, inputs.auxiliary_scale) if self.is_sparse else self.mlp(normed)
         return output
 
-    def _residual(self, hidden_states: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        normed = norm(hidden_states)
-        kept = normed * self.alpha if self.residual_from_norm else hidden_states
+    def _residual(
+        self, hidden_states: Tensor, inputs: BlockInputs, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        with learning(not inputs.frozen):
+            normed = norm(hidden_states)
+            kept = normed * self.alpha if self.residual_from_norm else hidden_states
+        if inputs.frozen and self.residual_from_norm:
+            kept = linked(kept, hidden_states)
         return kept + F.dropout(sublayer(normed), self.dropout, self.training)

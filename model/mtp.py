@@ -7,7 +7,9 @@ i + d + 1. GLM-5 unrolls three depths that share one set of parameters (2602.157
 import torch
 from torch import Tensor, nn
 
-from model.blocks import Block, BlockInputs
+from model.autograd import learning, linked
+from model.block_inputs import BlockInputs
+from model.blocks import Block
 from model.config import ModelConfig
 from model.layers import Linear, build_norm
 
@@ -46,6 +48,12 @@ class MtpLayer(nn.Module):
 
     def forward(self, embedding: Tensor, hidden_states: Tensor, inputs: BlockInputs) -> Tensor:
         """Normalised hidden states of this depth, (B, S, hidden): the output and the next depth read them."""
-        joined = torch.cat((self.enorm(embedding), self.hnorm(hidden_states)), dim=-1)
-        output: Tensor = self.norm(self.block(self.eh_proj(joined), inputs))
-        return output
+        with learning(not inputs.frozen):
+            joined = torch.cat((self.enorm(embedding), self.hnorm(hidden_states)), dim=-1)
+            projected = self.eh_proj(joined)
+        if inputs.frozen:
+            projected = linked(projected, hidden_states)
+        states = self.block(projected, inputs)
+        with learning(not inputs.frozen):
+            output: Tensor = self.norm(states)
+        return linked(output, states) if inputs.frozen else output

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import backend_for
-from model.attention_mask import AttentionMask, build
-from model.autograd import scale_gradient
-from model.blocks import Block, BlockInputs
+from model.attention_mask import AttentionMask, Backend, build
+from model.autograd import learning, linked, scale_gradient
+from model.block_inputs import BlockInputs, SparseMode
+from model.blocks import Block
 from model.config import ModelConfig
 from model.layers import COMPUTE_DTYPES, build_norm
 from model.losses import chunked_cross_entropy
@@ -54,6 +55,8 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype = COMPUTE_DTYPES[config.compute_dtype]
         self.rope_base = config.position.rope_base
+        self.sparse_mode: SparseMode = "off"
+        self.indexer_loss_weight = 1.0
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.position.kind == "learned_2d"
         tables = (nn.Embedding(config.max_positions + 1, config.hidden_size) for _ in range(2))
@@ -91,21 +94,59 @@ class Transformer(nn.Module):
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         if attention_mask is None:
-            backend = backend_for(self.config.attention, tokens.device)
-            attention_mask = build(document, context_end, backend)
+            attention_mask = build(document, context_end, self.mask_backend(tokens.device))
         if auxiliary_scale is None:
             auxiliary_scale = torch.tensor(1.0 / tokens.numel(), device=tokens.device)
-        inputs = BlockInputs(self._rotation(positions), attention_mask, auxiliary_scale)
+        inputs = BlockInputs(
+            self._rotation(positions), attention_mask, auxiliary_scale, self._mode(), self.indexer_loss_weight
+        )
 
-        hidden_states = self._embed(tokens, positions)
+        with learning(not inputs.frozen):
+            hidden_states = self._embed(tokens, positions)
         for layer in self.layers:
             hidden_states = layer(hidden_states, inputs)
-        hidden_states = self.norm(hidden_states)
+        with learning(not inputs.frozen):
+            normed = self.norm(hidden_states)
+        if inputs.frozen:
+            normed = linked(normed, hidden_states)
         if targets is None:
-            return ModelOutput(logits=F.linear(hidden_states, self._output_weight()).float())
-        losses, z_losses = chunked_cross_entropy(hidden_states, self._output_weight(), targets)
-        mtp_losses = self._mtp_losses(hidden_states, tokens, positions, document, targets, inputs)
+            return ModelOutput(logits=F.linear(normed, self._output_weight()).float())
+        losses, z_losses = self._cross_entropy(normed, targets, inputs)
+        mtp_losses = self._mtp_losses(normed, tokens, positions, document, targets, inputs)
         return ModelOutput(losses=losses, z_losses=z_losses, mtp_losses=mtp_losses)
+
+    def mask_backend(self, device: torch.device) -> Backend:
+        """The back end for which to prepare a mask (`attention_mask.build`) on this device."""
+        return "ranges" if self._mode() != "off" else backend_for(self.config.attention, device)
+
+    def set_sparse_attention(self, mode: SparseMode, loss_weight: float = 1.0) -> None:
+        """Change between dense attention, the indexers' warm-up and sparse attention during a run.
+
+        off: dense attention, which no indexer reads. warmup: dense attention; each indexer learns from
+        KL(attention's weights, summed over heads and normalised, to the softmax of its scores), and nothing else gets
+        a gradient. sparse: attention over the top-k keys by the indexer's scores; the same KL over those keys. The
+        KL's sum over queries is attached to the hidden states, as routers' losses are, and its gradient is multiplied
+        by `auxiliary_scale` and `loss_weight`; `indexer.indexer_losses` gives its mean. ValueError for a model without
+        an indexer or with dropout on attention's weights.
+        """
+        if mode != "off" and self.config.attention.indexer.num_heads == 0:
+            raise ValueError(f"sparse attention ({mode}) needs an indexer: set model.attention.indexer.num_heads")
+        if mode != "off" and self.config.attention.dropout > 0:
+            raise ValueError(f"sparse attention ({mode}) has no dropout on weights: set model.attention.dropout to 0")
+        if loss_weight < 0:
+            raise ValueError(f"the indexer's loss weight must not be negative, got {loss_weight}")
+        self.sparse_mode = mode
+        self.indexer_loss_weight = loss_weight
+
+    def _mode(self) -> SparseMode:
+        """Warm-up without anything to learn is dense attention."""
+        idle = self.sparse_mode == "warmup" and not (self.training or torch.is_grad_enabled())
+        return "off" if idle else self.sparse_mode
+
+    def _cross_entropy(self, hidden_states: Tensor, targets: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
+        with learning(not inputs.frozen):
+            losses, z_losses = chunked_cross_entropy(hidden_states, self._output_weight(), targets)
+        return (linked(losses, hidden_states) if inputs.frozen else losses), z_losses
 
     def set_embedding_gradient_shrink(self, alpha: float) -> None:
         """Change α during a run, as GLM-130B's authors did."""
@@ -167,9 +208,9 @@ class Transformer(nn.Module):
             later_tokens, _ = shifted(tokens, document, depth)
             later_targets, valid = shifted(targets, document, depth)
             valid = valid & (later_targets >= 0)
-            hidden_states = layer(self._embed(later_tokens, positions), hidden_states, inputs)
-            losses, _ = chunked_cross_entropy(
-                hidden_states, self._output_weight(), torch.where(valid, later_targets, -1)
-            )
+            with learning(not inputs.frozen):
+                embedded = self._embed(later_tokens, positions)
+            hidden_states = layer(embedded, hidden_states, inputs)
+            losses, _ = self._cross_entropy(hidden_states, torch.where(valid, later_targets, -1), inputs)
             results.append((losses, valid))
         return tuple(results)

@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from model.attention_mask import AttentionMask, build
-from model.blocks import BlockInputs
+from model.block_inputs import BlockInputs
 from model.build import build_model
 from model.config import (
     AttentionConfig,
