@@ -13,7 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from data.text_kernels import Array, mix
+from data.text_kernels import Array, Integer, mix
 
 TOP_SIZES = (2, 3, 4)
 DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
@@ -23,102 +23,155 @@ BLOCK_COUNTS = (
     "paragraphs", "duplicate_paragraphs", "duplicate_paragraph_characters",
 )  # fmt: skip
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)
+# Odd 64-bit constants: of SplitMix64 (Steele, Lea and Flood 2014), and two of xxHash64's primes (Collet 2012).
+_FIRST = np.uint64(0x9E3779B97F4A7C15)
+_SECOND = np.uint64(0xC2B2AE3D27D4EB4F)
+_LINE = np.uint64(0x9E3779B185EBCA87)
+_LARGEST_STAMP = 2**31 - 1
 
 
 @numba.njit(cache=True, inline="always")
-def _window_hash(prefix: Array, power: np.uint64, start: int, size: int) -> np.uint64:
-    """Hash of `size` units from `start`, out of prefix polynomials modulo 2^64."""
-    return mix(prefix[start + size] - prefix[start] * power)
+def _table_bits(entries: Integer) -> int:
+    """Bits of the address of an open-addressing table that `entries` fill by half at the most."""
+    bits = 4
+    while (1 << bits) < 2 * entries:
+        bits += 1
+    return bits
 
 
 @numba.njit(cache=True)
-def _top(
-    prefix: Array, spans: Array, size: int, keys: Array, first: Array, count: Array, stamps: Array, stamp: int
-) -> tuple[int, int]:
-    """Characters of the commonest n-gram (the first of equals), with spaces between words; and how often it stands."""
-    mask = keys.shape[0] - 1
-    power = np.uint64(1)
-    for _ in range(size):
-        power *= _BASE
-    best_count = best_first = 0
-    for i in range(prefix.shape[0] - size):
-        key = _window_hash(prefix, power, i, size)
-        slot = np.int64(key) & mask
-        while stamps[slot] == stamp and keys[slot] != key:
+def _label_pairs(keys: Array, size: Integer, table: Array, base: Integer, labels: Array, count: Array) -> None:
+    """Name each of the pairs of neighbours among `size` keys by the place of the first that equals it, and count it.
+
+    A slot of `table` holds `base` and the place of a pair; what is below `base` was left by an earlier call.
+    """
+    bits = _table_bits(size)
+    shift, mask = np.uint64(64 - bits), (1 << bits) - 1
+    for i in range(size - 1):
+        first, second = keys[i], keys[i + 1]
+        slot = np.int64((np.uint64(first) * _FIRST + np.uint64(second) * _SECOND) >> shift)
+        while True:
+            j = table[slot] - base
+            if j < 0:
+                table[slot], labels[i], count[i] = base + i, i, 1
+                break
+            if keys[j] == first and keys[j + 1] == second:
+                labels[i] = j
+                count[j] += 1
+                break
             slot = (slot + 1) & mask
-        if stamps[slot] != stamp:
-            stamps[slot], keys[slot], first[slot], count[slot] = stamp, key, i, 0
-        count[slot] += 1
-        if count[slot] > best_count or (count[slot] == best_count and first[slot] < best_first):
-            best_count, best_first = count[slot], first[slot]
-    if best_count == 0:
-        return 0, 0
-    return spans[best_first + size] - spans[best_first] + size - 1, best_count
 
 
 @numba.njit(cache=True)
-def _duplicates(prefix: Array, spans: Array, size: int, keys: Array, stamps: Array, stamp: int) -> int:
-    """Characters of n-grams that stood before, found greedily from the left."""
-    mask = keys.shape[0] - 1
-    power = np.uint64(1)
-    for _ in range(size):
-        power *= _BASE
+def _label_longer(
+    keys: Array, places: Array, found: Integer, table: Array, base: Integer, labels: Array, count: Array
+) -> int:
+    """The same for pairs of neighbours among `places[:found]`; how many there are, now in the front of `places`."""
+    bits = _table_bits(found)
+    shift, mask = np.uint64(64 - bits), (1 << bits) - 1
+    pairs = 0
+    for k in range(found - 1):
+        i = places[k]
+        if places[k + 1] != i + 1:
+            continue
+        first, second = keys[i], keys[i + 1]
+        slot = np.int64((np.uint64(first) * _FIRST + np.uint64(second) * _SECOND) >> shift)
+        while True:
+            j = table[slot] - base
+            if j < 0:
+                table[slot], labels[i], count[i] = base + i, i, 1
+                break
+            if keys[j] == first and keys[j + 1] == second:
+                labels[i] = j
+                count[j] += 1
+                break
+            slot = (slot + 1) & mask
+        places[pairs] = i
+        pairs += 1
+    return pairs
+
+
+@numba.njit(cache=True)
+def _keep_repeated(places: Array, pairs: Integer, labels: Array, count: Array) -> tuple[int, int, int]:
+    """Leave the n-grams that stand twice in `places`: how many, the commonest's first place, how often it stands.
+
+    Of equally common ones it is the first; where none stands twice, the count is 1 and the place 0.
+    """
+    kept = best = 0
+    most = 1
+    for k in range(pairs):
+        i = places[k]
+        label = labels[i]
+        stands = count[label]
+        if stands > 1:
+            places[kept] = i
+            kept += 1
+            if stands > most:
+                most, best = stands, label
+    return kept, best, most
+
+
+@numba.njit(cache=True)
+def _duplicates(places: Array, found: Integer, labels: Array, count: Array, spans: Array, size: int) -> int:
+    """Characters of n-grams that stood before, found greedily from the left, among those that stand twice.
+
+    An n-gram that was gone past once has its count set to -1.
+    """
     repeated = 0
-    i = 0
-    while i < prefix.shape[0] - size:
-        key = _window_hash(prefix, power, i, size)
-        slot = np.int64(key) & mask
-        while stamps[slot] == stamp and keys[slot] != key:
-            slot = (slot + 1) & mask
-        if stamps[slot] == stamp:
+    free = 0  # n-grams that begin before this lie within one that was counted
+    for k in range(found):
+        i = places[k]
+        if i < free:
+            continue
+        label = labels[i]
+        if count[label] < 0:
             repeated += spans[i + size] - spans[i]
-            i += size
+            free = i + size
         else:
-            stamps[slot], keys[slot] = stamp, key
-            i += 1
+            count[label] = -1
     return repeated
 
 
 @numba.njit(cache=True)
 def _scan_repetition(hashes: Array, lengths: Array, unit_offsets: Array, counts: Array) -> None:
+    """An n-gram can only stand twice where both (n-1)-grams within it do, so each length searches what the last left.
+
+    Within a length an n-gram is named by the place of its first copy: the next length compares two names, not n units.
+    """
     documents = unit_offsets.shape[0] - 1
     longest = 0
     for document in range(documents):
         longest = max(longest, unit_offsets[document + 1] - unit_offsets[document])
-    capacity = 16
-    while capacity < 2 * longest:
-        capacity *= 2
-    keys, first, count = np.empty(capacity, np.uint64), np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-    stamps = np.full(capacity, -1, np.int64)
-    prefix, spans = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.int64)
+    table = np.full(1 << _table_bits(longest), -1, np.int32)
+    places, count = np.empty(longest + 1, np.int32), np.empty(longest + 1, np.int32)
+    labels, longer = np.empty(longest + 1, np.int32), np.empty(longest + 1, np.int32)
+    spans = np.zeros(longest + 1, np.int64)
+    base = 0
     for document in range(documents):
         begin = unit_offsets[document]
         size = unit_offsets[document + 1] - begin
-        # a small document uses the front of the table alone, which stays in the cache
-        table = 16
-        while table < 2 * size:
-            table *= 2
-        prefix[0], spans[0] = np.uint64(0), 0
+        if base + 10 * size > _LARGEST_STAMP:
+            table[:] = -1
+            base = 0
         for i in range(size):
-            prefix[i + 1] = prefix[i] * _BASE + hashes[begin + i]
             spans[i + 1] = spans[i] + lengths[begin + i]
-        stamp = document * 16
-        repeats = 2
-        for n in range(2, 5):
-            # where no n-gram stands twice, no longer one does: the first stands for all
-            if repeats > 1 or size < n:
-                characters, repeats = _top(
-                    prefix[: size + 1], spans, n, keys[:table], first[:table], count[:table], stamps[:table], stamp + n
-                )
+            places[i] = i
+        found = size
+        for n in range(2, 11):
+            if n == 2:
+                _label_pairs(hashes[begin : begin + size], size, table, base, labels, count)
+                pairs = max(size - 1, 0)
             else:
-                characters = spans[n] + n - 1
-            counts[document, n - 2] = characters * repeats
-        found = 1 if repeats > 1 or size < 4 else 0
-        for n in range(5, 11):
-            if found > 0:
-                found = _duplicates(prefix[: size + 1], spans, n, keys[:table], stamps[:table], stamp + n)
-            counts[document, n - 2] = found
+                pairs = _label_longer(labels, places, found, table, base, longer, count)
+                labels, longer = longer, labels
+            base += size
+            found, best, most = _keep_repeated(places, pairs, labels, count)
+            if n >= 5:
+                counts[document, n - 2] = _duplicates(places, found, labels, count, spans, n)
+            elif size >= n:
+                counts[document, n - 2] = (spans[best + n] - spans[best] + n - 1) * most
+            if found == 0 and n >= 4:
+                break
 
 
 def scan_repetition(hashes: Array, lengths: Array, unit_offsets: Array) -> Array:
@@ -128,10 +181,49 @@ def scan_repetition(hashes: Array, lengths: Array, unit_offsets: Array) -> Array
     return counts
 
 
+_ONES = np.uint64(0x0101010101010101)
+_HIGH_BITS = np.uint64(0x8080808080808080)
+_LINE_FEEDS = np.uint64(0x0A0A0A0A0A0A0A0A)
+
+
+@numba.njit(cache=True, inline="always")
+def _eight_bytes(buffer: Array, i: Integer) -> np.uint64:
+    word = np.uint64(0)
+    for k in range(8):
+        word |= np.uint64(buffer[i + k]) << np.uint64(8 * k)
+    return word
+
+
 @numba.njit(cache=True)
-def _seen(key: np.uint64, keys: Array, stamps: Array, stamp: int) -> bool:
+def _read_line(buffer: Array, begin: Integer, end: Integer) -> tuple[Integer, np.uint64, int]:
+    """Where the line from byte `begin` ends (a line feed or `end`), its hash, and its length in characters.
+
+    Eight bytes are read at a time: a line feed among them, and bytes that continue a character, are found by the bits
+    of the whole word (Lamport 1975).
+    """
+    i = begin
+    running = np.uint64(0)
+    continued = np.uint64(0)
+    while i + 8 <= end:
+        word = _eight_bytes(buffer, i)
+        zeros = word ^ _LINE_FEEDS
+        if (zeros - _ONES) & ~zeros & _HIGH_BITS != 0:
+            break
+        running = (running ^ word) * _LINE
+        running ^= running >> np.uint64(32)
+        continued += (((word >> np.uint64(7)) & ~(word >> np.uint64(6)) & _ONES) * _ONES) >> np.uint64(56)
+        i += 8
+    word = np.uint64(0)
+    while i < end and buffer[i] != 10:
+        word = (word << np.uint64(8)) | np.uint64(buffer[i])
+        continued += np.uint64(buffer[i] & 0xC0 == 0x80)
+        i += 1
+    return i, mix((running ^ word) * _LINE + np.uint64(i - begin)), i - begin - np.int64(continued)
+
+
+@numba.njit(cache=True)
+def _seen(key: np.uint64, keys: Array, stamps: Array, mask: int, stamp: int) -> bool:
     """Whether this key was met under this stamp before; it is from now on."""
-    mask = keys.shape[0] - 1
     slot = np.int64(key) & mask
     while stamps[slot] == stamp:
         if keys[slot] == key:
@@ -142,62 +234,55 @@ def _seen(key: np.uint64, keys: Array, stamps: Array, stamp: int) -> bool:
 
 
 @numba.njit(cache=True)
+def _count_line_feeds(buffer: Array, begin: Integer, end: Integer) -> int:
+    lines = 0
+    for i in range(begin, end):
+        lines += buffer[i] == 10
+    return lines
+
+
+@numba.njit(cache=True)
 def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
     documents = offsets.shape[0] - 1
     most = 0
     for document in range(documents):
-        lines = 1
-        for i in range(offsets[document], offsets[document + 1]):
-            lines += buffer[i] == 10
-        most = max(most, lines)
-    capacity = 16
-    while capacity < 2 * (most + 1):
-        capacity *= 2
+        most = max(most, _count_line_feeds(buffer, offsets[document], offsets[document + 1]))
+    capacity = 1 << _table_bits(most + 2)
     line_keys, line_stamps = np.empty(capacity, np.uint64), np.full(capacity, -1, np.int64)
     block_keys, block_stamps = np.empty(capacity, np.uint64), np.full(capacity, -1, np.int64)
     for document in range(documents):
         row = counts[document]
         begin, end = offsets[document], offsets[document + 1]
+        mask = (1 << _table_bits(_count_line_feeds(buffer, begin, end) + 2)) - 1
         # paragraphs are cut from the stripped text, lines from the text as it is
         inner_begin, inner_end = begin, end
         while inner_begin < inner_end and buffer[inner_begin] <= 32:
             inner_begin += 1
         while inner_end > inner_begin and buffer[inner_end - 1] <= 32:
             inner_end -= 1
-        line, block = np.uint64(0), np.uint64(0)
-        line_length = block_length = breaks = 0
-        for i in range(begin, end + 1):
-            byte = np.int64(buffer[i]) if i < end else 10
-            if byte != 10:
-                line = (line ^ np.uint64(byte)) * _BASE
-                line ^= line >> np.uint64(31)
-                line_length += byte & 0xC0 != 0x80
-            elif i in (begin, end) or buffer[i - 1] != 10:
+        row[3] = inner_begin == inner_end  # nothing but white space is one empty paragraph
+        block, block_length = np.uint64(0), -1  # no line yet
+        i = begin
+        while i <= end:
+            start = i
+            i, line, length = _read_line(buffer, start, end)
+            if i > start or start == begin or i == end:
                 row[0] += 1
-                if _seen(mix(line ^ np.uint64(line_length)), line_keys, line_stamps, document):
+                if _seen(line, line_keys, line_stamps, mask, document):
                     row[1] += 1
-                    row[2] += line_length
-                line, line_length = np.uint64(0), 0
-            if i < inner_begin or i > inner_end:
-                continue
-            byte = byte if i < inner_end else 10
-            if byte == 10:
-                breaks += 1
-            if (byte != 10 and breaks >= 2) or i == inner_end:
+                    row[2] += length
+            if i > start and i > inner_begin and start < inner_end:
+                if start < inner_begin or i > inner_end:
+                    _, line, length = _read_line(buffer, max(start, inner_begin), min(i, inner_end))
+                block = mix(block * _FIRST + line)
+                block_length += length + 1  # with the line feed between it and the line before
+            if block_length >= 0 and (i >= inner_end or i == start):
                 row[3] += 1
-                if _seen(mix(block ^ np.uint64(block_length)), block_keys, block_stamps, document):
+                if _seen(block, block_keys, block_stamps, mask, document):
                     row[4] += 1
                     row[5] += block_length
-                block, block_length, breaks = np.uint64(0), 0, 0
-            if byte != 10:
-                if breaks == 1:  # a single line feed is part of the paragraph
-                    block = (block ^ np.uint64(10)) * _BASE
-                    block ^= block >> np.uint64(31)
-                    block_length += 1
-                breaks = 0
-                block = (block ^ np.uint64(byte)) * _BASE
-                block ^= block >> np.uint64(31)
-                block_length += byte & 0xC0 != 0x80
+                block, block_length = np.uint64(0), -1
+            i += 1
 
 
 def scan_blocks(buffer: Array, offsets: Array) -> Array:
