@@ -14,8 +14,11 @@ from command_line import Parser, print_figures, run_commands
 from data.token_shards import TokenShard, find_shards
 from evaluation.bits_per_byte import bits_per_byte, build_heldout_set
 from evaluation.fill_accuracy import fill_accuracy
+from evaluation.kneser_ney import kneser_ney_bits_per_byte
 from evaluation.unigram import unigram_bits_per_byte
+from evaluation.xz import xz_bits_per_byte
 from inference.load import LoadedRun, load_run, load_untrained
+from objectives.config import ObjectiveConfig
 
 
 def documents_of(folder: Path) -> dict[str, Iterator[NDArray[np.integer]]]:
@@ -61,6 +64,11 @@ def bits_per_byte_command(argv: list[str]) -> int:
         "held-out bits per byte a language: the model, the same model untrained, and a unigram of the training tokens",
         "rows of held-out text a language (default: all)",
     )
+    parser.add_argument(
+        "--ngram_tokens", type=int, default=0,
+        help="also a Kneser-Ney 5-gram model of so many training tokens a language (default: none)",
+    )  # fmt: skip
+    parser.add_argument("--xz", action="store_true", help="also xz -9 on the whole validation text of each language")
     args = parser.read(argv)
     run, data = load_run(args.run, args.step, args.device), Path(args.data)
     heldout = build_heldout_set(
@@ -80,6 +88,10 @@ def bits_per_byte_command(argv: list[str]) -> int:
         }
         for language in heldout.languages
     }
+    for name, values in _other_baselines(run, data, args.limit, args.ngram_tokens, args.xz).items():
+        for language, figures in languages.items():
+            if language in values:
+                figures[name] = values[language]
     if args.json:
         print_figures({**_describe(run), "bits_per_byte": languages}, as_json=True)
         return 0
@@ -89,8 +101,27 @@ def bits_per_byte_command(argv: list[str]) -> int:
         print(
             f"  {language:<10}{figures['model']:>8.3f}{figures['untrained']:>11.3f}{figures['unigram']:>9.3f}"
             f"{figures['below_untrained_percent']:>16.1f}%{figures['rows']:>7}"
+            + "".join(f"   {name} {figures[name]:.3f}" for name in ("five_gram", "xz") if name in figures)
         )
     return 0
+
+
+def _other_baselines(
+    run: LoadedRun, data: Path, limit: int | None, ngram_tokens: int, xz: bool
+) -> dict[str, dict[str, float]]:
+    """The dearer models that were asked for, by name and language; the 5-gram scores what the model scores."""
+    found: dict[str, dict[str, float]] = {}
+    if ngram_tokens:
+        rows = build_heldout_set(
+            documents_of(data / "validation"), ObjectiveConfig(kind="causal"), run.window, run.tokenizer.special,
+            run.tokenizer.byte_lengths, rows_per_language=limit,
+        )  # fmt: skip
+        found["five_gram"] = kneser_ney_bits_per_byte(
+            documents_of(data / "train"), rows, run.tokenizer.byte_lengths, most_tokens=ngram_tokens
+        )
+    if xz:
+        found["xz"] = xz_bits_per_byte(documents_of(data / "validation"), run.tokenizer)
+    return found
 
 
 def fill_accuracy_command(argv: list[str]) -> int:
