@@ -1,10 +1,13 @@
 """Time and peak memory of every data stage a document, as the corpus grows: flat, or the stage does not scale.
 
-    TIANKONG_CORPUS=... python benchmarks/growth.py [--documents 25000 50000 100000] [--workers 1] [--json]
+    TIANKONG_CORPUS=... python benchmarks/growth.py [--documents 25000 50000 100000] [--workers 1]
+        [--memory-mb 256] [--save FILE] [--before COMMAND ...] [--json]
 
-Documents are paragraphs of the corpus's `pretrain` drawn anew into texts of about 2 kB, a fifth of them copies of an
-earlier one with a few characters changed. Every stage runs as a command of its own, so that its peak memory is its own;
-kernels are compiled in a first run that is not counted.
+Documents are paragraphs of the corpus's `pretrain` (60 to 300 bytes) drawn anew into texts of about 800 bytes, a fifth
+of them copies of an earlier one with a few characters changed. Every stage runs as a command of its own, so that its
+peak memory is its own. Times are of the processor, user and system, less what the same command takes for 200
+documents; the kernels are compiled before. With `--save` each size's figures are kept as it ends, and a run that is
+begun again goes on with the sizes that are not in the file.
 """
 
 from __future__ import annotations
@@ -13,36 +16,40 @@ import argparse
 import json
 import os
 import random
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import zstandard
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("ingest", "annotate", "filter", "deduplicate", "redact", "decontaminate", "mix")
+STAGES = ("ingest", "annotate", "filter", "deduplicate", "redact", "decontaminate", "mix", "report")
 COPIES = 0.2
-SIZE = 2000
+SIZE = 800
+START = 200
+"""Documents of the run whose time is taken for starting."""
+
+Figures = dict[str, dict[str, float]]
 
 
 def paragraphs(corpus: Path, language: str) -> list[str]:
-    """Paragraphs of 40 characters and more, from the first 20 MB of a language's texts."""
-    found, size = [], 0
+    """The different paragraphs of 60 to 300 bytes of a language's texts: short ones, so that two documents that share
+    one are still far from being copies."""
+    found: dict[str, None] = {}
     with zstandard.open(corpus / "pretrain" / f"{language}.jsonl.zst", "rt", encoding="utf-8") as file:
         for line in file:
-            text = json.loads(line)["text"]
-            found += [part for part in text.split("\n") if len(part) >= 40]
-            size += len(text.encode())
-            if size > 20_000_000:
-                break
-    return found
+            for paragraph in json.loads(line)["text"].split("\n"):
+                if 60 <= len(paragraph.encode()) <= 300:
+                    found[paragraph] = None
+    return list(found)
 
 
 def documents(corpus: Path, count: int) -> Iterator[str]:
-    """`count` texts, Chinese and English in turn; the same every time."""
+    """`count` texts, Chinese and English in turn; the same every time, and a smaller count is a beginning of them."""
     draw = random.Random(0)
     sources = [paragraphs(corpus, language) for language in ("zh", "en")]
     recent: list[str] = []
@@ -56,8 +63,9 @@ def documents(corpus: Path, count: int) -> Iterator[str]:
         parts: list[str] = []
         while sum(len(part.encode()) for part in parts) < SIZE:
             parts.append(draw.choice(sources[number % 2]))
-        recent = [*recent[-999:], "\n\n".join(parts)]
-        yield recent[-1]
+        text_drawn = "\n\n".join(parts)
+        recent = [*recent[-999:], text_drawn]
+        yield text_drawn
 
 
 def write_input(corpus: Path, folder: Path, count: int) -> Path:
@@ -68,54 +76,91 @@ def write_input(corpus: Path, folder: Path, count: int) -> Path:
     return path
 
 
-def run_stage(name: str, source: Path, workspace: Path, workers: int) -> tuple[float, float]:
-    """(seconds, peak MB of the largest process) of one stage; seconds are the stage's own record's."""
-    words = [sys.executable, "-m", "data", name, "--workspace", str(workspace), "--workers", str(workers)]
+def run_stage(name: str, source: Path, workspace: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """CPU seconds of one stage's command with its workers, and the peak memory (MB) of the largest process."""
+    words = [sys.executable, "-m", "data", name, "--workspace", str(workspace)]
+    if name != "report":
+        words += ["--workers", str(arguments.workers), "--deduplicate.memory_mb", str(arguments.memory_mb)]
     if name == "ingest":
         words += ["--input", str(source)]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    # a script that writes the resources of what it ran: what comes before it (nice, a queue) is not counted in
+    meter = (
+        "import json,resource,subprocess,sys; r=subprocess.run(sys.argv[2:]).returncode; "
+        "u=resource.getrusage(resource.RUSAGE_CHILDREN); "
+        "json.dump([r,u.ru_utime+u.ru_stime,u.ru_maxrss/1000],open(sys.argv[1],'w'))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "usage.json"
+        command = [*shlex.split(arguments.before), sys.executable, "-c", meter, str(told), *words]
+        subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+        status, seconds, megabytes = json.loads(told.read_text(encoding="utf-8"))
     if status != 0:
         raise RuntimeError(f"{' '.join(words)} ended with {status}")
-    record = json.loads((workspace / name / "stage.json").read_text(encoding="utf-8"))
-    return float(record["run"]["seconds"]), usage.ru_maxrss / 1000
+    return {"cpu_seconds": seconds, "peak_mb": megabytes}
+
+
+def measure(corpus: Path, folder: Path, count: int, arguments: argparse.Namespace) -> Figures:
+    """Every stage on a corpus of `count` documents."""
+    source, workspace = write_input(corpus, folder, count), folder / f"w{count}"
+    figures = {}
+    for name in STAGES:
+        figures[name] = run_stage(name, source, workspace, arguments)
+        print(f"{count:>7,} {name:<14} {figures[name]}", file=sys.stderr, flush=True)
+    kept = json.loads((workspace / "deduplicate" / "stage.json").read_text(encoding="utf-8"))["counts"]
+    figures["counts"] = {
+        "candidates": kept["candidates"], "dropped": kept["rejected"]["documents"], "read": kept["read"]["documents"],
+    }  # fmt: skip
+    shutil.rmtree(workspace)
+    source.unlink()
+    return figures
+
+
+def growth(figures: dict[str, Figures], counts: list[int]) -> Figures:
+    """For each stage, microseconds a document at each size less starting, and last over first of time and memory."""
+    result: Figures = {}
+    for name in STAGES:
+        start = figures[str(START)][name]
+        row: dict[str, float] = {}
+        for count in counts:
+            spent = figures[str(count)][name]["cpu_seconds"] - start["cpu_seconds"]
+            row[f"us_{count}"] = round(1e6 * spent / (count - START), 1)
+            row[f"mb_{count}"] = round(figures[str(count)][name]["peak_mb"], 0)
+        row["time_a_document"] = round(row[f"us_{counts[-1]}"] / max(row[f"us_{counts[0]}"], 0.1), 3)
+        row["memory"] = round(row[f"mb_{counts[-1]}"] / row[f"mb_{counts[0]}"], 3)
+        result[name] = row
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--documents", type=int, nargs="+", default=[25_000, 50_000, 100_000])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--memory-mb", type=int, default=256, help="deduplicate.memory_mb")
+    parser.add_argument("--save", type=Path, default=None, help="file of the figures so far, to go on from")
+    parser.add_argument("--before", type=str, default="", help="what each command is run under, e.g. `nice -n 5`")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     corpus = Path(os.environ.get("TIANKONG_CORPUS", ROOT.parent / "shared" / "corpus"))
-    figures: dict[str, dict[str, dict[str, float]]] = {}
+    figures: dict[str, Figures] = {}
+    if arguments.save is not None and arguments.save.exists():
+        figures = json.loads(arguments.save.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        for count in [200, *arguments.documents]:
-            source, workspace = write_input(corpus, Path(folder), count), Path(folder) / f"w{count}"
-            for name in STAGES:
-                started = time.perf_counter()
-                seconds, memory = run_stage(name, source, workspace, arguments.workers)
-                if count == 200:
-                    continue  # compiles the kernels
-                figures.setdefault(name, {})[str(count)] = {
-                    "microseconds_a_document": round(1e6 * seconds / count, 1),
-                    "peak_mb": round(memory, 1),
-                }
-                print(
-                    f"{count:>7,} {name:<14} {1e6 * seconds / count:8.1f} us a document, peak {memory:7.1f} MB "
-                    f"({time.perf_counter() - started:.1f} s with starting)",
-                    file=sys.stderr,
-                )
-    for by_count in figures.values():
-        first, last = by_count[str(arguments.documents[0])], by_count[str(arguments.documents[-1])]
-        ratio = last["microseconds_a_document"] / max(first["microseconds_a_document"], 0.1)
-        memory = last["peak_mb"] / first["peak_mb"]
-        by_count["growth"] = {"time_a_document": round(ratio, 3), "memory": round(memory, 3)}
+        if str(START) not in figures:
+            measure(corpus, Path(folder), START, arguments)  # compiles the kernels
+        for count in [START, *arguments.documents]:
+            if str(count) in figures:
+                continue
+            figures[str(count)] = measure(corpus, Path(folder), count, arguments)
+            if arguments.save is not None:
+                arguments.save.write_text(json.dumps(figures), encoding="utf-8")
+    result = growth(figures, arguments.documents)
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps({"stages": result, "counts": {count: figures[count]["counts"] for count in figures}}))
         return
-    for name, by_count in figures.items():
-        print(f"{name:<14} {by_count['growth']}")
+    print(f"{'stage':<14}" + "".join(f"{count:>18,}" for count in arguments.documents) + "   time/document  memory")
+    for name, row in result.items():
+        cells = "".join(f"{row[f'us_{n}']:>9.0f} us {row[f'mb_{n}']:>4.0f} MB" for n in arguments.documents)
+        print(f"{name:<14}{cells} {row['time_a_document']:>12.2f}x {row['memory']:>6.2f}x")
 
 
 if __name__ == "__main__":
