@@ -62,6 +62,7 @@ class Parser:
             sys.exit(2)
 
     def _read(self, argv: list[str]) -> argparse.Namespace:
+        argv = [self._spelled(word) for word in argv]
         file = _value_of("--config", argv) if self._config is not None else None
         if self._config is not None:
             for name in _list_fields(self._config):
@@ -78,6 +79,13 @@ class Parser:
         except (argparse.ArgumentError, ValueError, TypeError) as error:
             raise UsageError(_explain(str(error), file, argv)) from error
         return argparse.Namespace(config=config, **values)
+
+    def _spelled(self, word: str) -> str:
+        """A flag as it was defined: `--init-from` may be written for `--init_from`."""
+        name, equals, value = word.partition("=")
+        underscored = "--" + name.removeprefix("--").replace("-", "_")
+        known = self._parser._option_string_actions
+        return word if name in known or underscored not in known else f"{underscored}{equals}{value}"
 
 
 def run_commands(prog: str, commands: Mapping[str, tuple[Command, str]], argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 
 #: Names of the tasks, in the order of `Batch.task`.
-TASKS: Final = ("causal", "mask", "sentence", "document", "mip", "fim")
+TASKS: Final = ("causal", "mask", "sentence", "document", "mip", "fim", "pair")
 
 
 class Batch(NamedTuple):

@@ -17,13 +17,14 @@ from evaluation.bits_per_byte import HeldoutSet, bits_per_byte, build_heldout_se
 from tokenizer.load import Tokenizer, load_tokenizer
 from trainer import checkpoints, devices
 from trainer.config import RunConfig, StageConfig, with_total_steps
+from trainer.initial_weights import check_initial, load_initial
 from trainer.loop import train
 from trainer.metrics import open_sinks
 from trainer.parallel import build_sharded, wait_for_all
 from trainer.plan import plan, plan_lines
 from trainer.plot import plot_runs
 from trainer.run import Run, Stopped
-from trainer.run_folder import check_data, prepare
+from trainer.run_folder import check_data, prepare, recorded_source
 from trainer.saving import Saver
 from trainer.state import position_of
 
@@ -32,7 +33,10 @@ def pretrain_command(argv: list[str]) -> int:
     """Train a run to its end, or go on with it."""
     parser = Parser("python -m trainer pretrain", "train a model; run again to go on with a run", config=RunConfig)
     parser.add_argument(
-        "--data", type=str, required=True, help="folder of the stage tokenize, with train/ and validation/"
+        "--data",
+        type=str,
+        default=None,
+        help="folder of the stage tokenize, with train/ and validation/ (a run of nothing but pairs needs none)",
     )
     parser.add_argument(
         "--tokenizer", type=str, required=True, help="tokenizer folder that the token shards were made with"
@@ -42,13 +46,16 @@ def pretrain_command(argv: list[str]) -> int:
     args = parser.read(argv)
     tokenizer = load_tokenizer(args.tokenizer)
     config = complete(args.config, tokenizer, args.steps)
-    folder, data = Path(args.run), Path(args.data)
-    check_data(data, tokenizer)
+    folder, data = Path(args.run), Path(args.data) if args.data else None
+    config = recorded_source(folder, config)
+    check_data(data, config, tokenizer)
     world = devices.read_world()
     device = devices.choose_device(config.devices.device, world.local_rank)
     devices.join_processes(device, world)
     try:
         if world.is_first:
+            if config.init_from and not (folder / "config.yaml").is_file():
+                check_initial(config, Path(args.tokenizer))
             prepare(folder, config, Path(args.tokenizer))
         wait_for_all()
         status = _pretrain(config, folder, data, tokenizer, device, world)
@@ -78,7 +85,7 @@ def complete(config: RunConfig, tokenizer: Tokenizer, steps: int | None) -> RunC
 
 
 def _pretrain(
-    config: RunConfig, folder: Path, data: Path, tokenizer: Tokenizer, device: torch.device, world: devices.World
+    config: RunConfig, folder: Path, data: Path | None, tokenizer: Tokenizer, device: torch.device, world: devices.World
 ) -> int:
     def say(text: str) -> None:
         if world.is_first:
@@ -94,6 +101,8 @@ def _pretrain(
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model = build_sharded(config.model, device, config.seed, world)
+    if config.init_from and resume_from is None:
+        load_initial(model, config, folder / "tokenizer", say)
     evaluator = Evaluator(config, data, tokenizer, device)
     sinks = (
         open_sinks(folder, config.log, config.total_steps, position.step if resume_from else -1)
@@ -117,12 +126,14 @@ def _pretrain(
 class Evaluator:
     """Held-out bits per byte for the loop; the rows of a stage's window and objective are made once."""
 
-    def __init__(self, config: RunConfig, data: Path, tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, data: Path | None, tokenizer: Tokenizer, device: torch.device) -> None:
         self.config, self.data, self.tokenizer, self.device = config, data, tokenizer, device
         self.sets: dict[str, HeldoutSet] = {}
 
     def __call__(self, model: nn.Module, stage: StageConfig) -> dict[str, Any]:
-        """The line's figures: bits per byte of each language."""
+        """The line's figures: bits per byte of each language; nothing without held-out text."""
+        if self.data is None:
+            return {}
         if stage.name not in self.sets:
             shards = find_shards(self.data / "validation")
             documents = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import yaml
@@ -280,6 +279,9 @@ class RunConfig:
     """The stages, in order."""
     seed: int = 20220807
     """Seed of the weights, of the order of samples and of every draw."""
+    init_from: str = ""
+    """Weights to begin with, instead of random ones: a run folder (its last whole checkpoint), a checkpoint of one, a
+    Hugging Face folder, or a folder of GLM-130B's mp_rank_NN_model_states.pt."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
     log: LogConfig = field(default_factory=LogConfig)
@@ -322,36 +324,3 @@ def with_total_steps(config: RunConfig, steps: int) -> RunConfig:
 def to_yaml(config: RunConfig) -> str:
     """The complete configuration as YAML that `yaml.safe_load` reads back."""
     return yaml.safe_dump(dataclasses.asdict(config), allow_unicode=True, sort_keys=False)
-
-
-# What may differ between the command that began a run and one that goes on with it: it changes no weight.
-MAY_CHANGE = ("checkpoint", "log", "devices.threads", "evaluation")
-
-
-def first_difference(saved: object, asked: object, path: str = "") -> str | None:
-    """The first key on which two configurations (as plain dictionaries) differ, with both values, or None."""
-    if any(path == name or path.startswith(f"{name}.") for name in MAY_CHANGE):
-        return None
-    if isinstance(saved, dict) and isinstance(asked, dict):
-        for key in [*saved, *(key for key in asked if key not in saved)]:
-            below = f"{path}.{key}" if path else str(key)
-            difference = first_difference(saved.get(key), asked.get(key), below)
-            if difference:
-                return difference
-        return None
-    if isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
-        for index, (left, right) in enumerate(zip(saved, asked, strict=True)):
-            difference = first_difference(left, right, f"{path}[{index}]")
-            if difference:
-                return difference
-        return None
-    return None if saved == asked else f"{path}: the run has {saved!r}, this command asks for {asked!r}"
-
-
-def check_same_run(run: Path, config: RunConfig) -> None:
-    """Refuse to go on with the run folder `run` under another configuration; ValueError names the key."""
-    saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    asked = yaml.safe_load(to_yaml(config))
-    difference = first_difference(saved, asked)
-    if difference:
-        raise ValueError(f"{run / 'config.yaml'}: {difference}; use the run's value or another --run folder")

@@ -21,6 +21,11 @@ class DataConfig:
     """Share of samples that are rows of instruction pairs when `mip_files` are given."""
     mip_windows: int = 4
     """An instruction pair is at most this part of a row: 4 means 512 of 2,048 positions."""
+    pair_files: list[str] = field(default_factory=list)
+    """JSONL files to fine-tune on, each line an object with `prompt` and `target` (causal only); only targets have a
+    loss."""
+    pair_share: float = 1.0
+    """Share of samples that are rows of such pairs when `pair_files` are given; 1 reads no other text."""
     prefetch: int = 4
     """Batches made ahead of the training step."""
 
@@ -34,5 +39,14 @@ class DataConfig:
             raise ValueError("data.ramp_samples: give it, above 0, together with data.initial_weights")
         if not 0.0 < self.mip_share < 1.0:
             raise ValueError(f"data.mip_share: {self.mip_share} must lie between 0 and 1")
+        if not 0.0 < self.pair_share <= 1.0:
+            raise ValueError(f"data.pair_share: {self.pair_share} must be above 0 and at most 1")
+        if self.mip_files and self.pair_files:
+            raise ValueError("data.mip_files and data.pair_files: a stage has one kind of pairs")
         if self.mip_windows < 1 or self.prefetch < 1:
             raise ValueError("data.mip_windows and data.prefetch must be 1 or more")
+
+    @property
+    def reads_shards(self) -> bool:
+        """Whether the stage reads the corpus's token shards, or nothing but pairs."""
+        return not self.pair_files or self.pair_share < 1.0

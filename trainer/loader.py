@@ -22,6 +22,7 @@ from objectives.causal import build_causal
 from objectives.config import ObjectiveConfig
 from objectives.example import Batch, Int64Array, empty_batch
 from objectives.fim import build_fim, fim_stride
+from objectives.fine_tuning import build_pairs
 from objectives.mip import build_mip
 from objectives.random import UInt64Array, draw_bits, stream_key
 from objectives.sentences import SentenceEnds
@@ -29,7 +30,7 @@ from objectives.source import SourceRows
 from tokenizer.special_tokens import SpecialTokens
 from trainer.blending import Blend, as_shares
 from trainer.data_config import DataConfig
-from trainer.mip_pairs import PairRows, PairTokenizer, load_pairs
+from trainer.pairs import FINE_TUNING, MIP, PairForm, PairRows, PairTokenizer, load_pairs
 from trainer.stream import DocumentStream
 
 # What a key is for; part of every run's order.
@@ -52,7 +53,7 @@ def share_of_rank(count: int, rank: int, world: int) -> tuple[int, int]:
 
 
 class LoaderTokenizer(PairTokenizer, Protocol):
-    """What a loader needs of a tokenizer, and only for whole sentences and for instruction pairs."""
+    """What a loader needs of a tokenizer, and only for whole sentences and for pairs."""
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for."""
@@ -61,10 +62,10 @@ class LoaderTokenizer(PairTokenizer, Protocol):
 class _Task(NamedTuple):
     """One way in which a source's rows are used."""
 
-    name: BlankTask | Literal["causal", "fim", "mip"]
+    name: BlankTask | Literal["causal", "fim", "mip", "pair"]
     """Of objectives.example.TASKS."""
     stride: int
-    """What a row reads of its source's stream: tokens, or 1 row of instruction pairs."""
+    """What a row reads of its source's stream: tokens, or 1 row of pairs."""
 
 
 class _Rows(NamedTuple):
@@ -92,29 +93,29 @@ class Loader:
         split: str = "train",
         tokenizer: LoaderTokenizer | None = None,
     ) -> None:
-        """Open the token shards of `data_folder`/`split` (the stage tokenize wrote them).
+        """Open the token shards of `data_folder`/`split` (the stage tokenize wrote them); pairs lie beside.
 
-        `tokenizer` is needed for whole sentences and for instruction pairs. Raises FileNotFoundError where there are no
+        `tokenizer` is needed for whole sentences and for pairs. Raises FileNotFoundError where there are no
         shards and ValueError where weights name a source that is not there.
         """
         self.data, self.objective, self.special = data, objective, special
         self._seed, self._stage = seed, stage
-        shards = find_shards(Path(data_folder) / split)
+        shards = find_shards(Path(data_folder) / split) if data.reads_shards else {}
         names = self._check_names(sorted(shards), Path(data_folder) / split)
         self.streams = [
             DocumentStream(shards[name], seed, stage, _DOCUMENTS, number) for number, name in enumerate(names)
         ]
-        """The text sources; instruction pairs, if any, come after them."""
+        """The text sources; pairs, if any, come after them."""
         self._blanks: BlankInfilling | None = None
         if objective.kind == "blank_infilling":
             ends = _sentence_ends(tokenizer) if objective.blank_infilling.sentence_share else None
             self._blanks = BlankInfilling(objective.blank_infilling, data.window, special, ends)
         self._tasks = [self._tasks_of(name) for name in names]
         self._pairs: PairRows | None = None
-        if data.mip_files:
-            self._pairs = self._open_pairs(Path(data_folder) / "mip", tokenizer)
-            self._tasks.append([_Task("mip", 1)])
-            names = [*names, "mip"]
+        if data.mip_files or data.pair_files:
+            self._pairs = self._open_pairs(Path(data_folder), tokenizer)
+            self._tasks.append([_Task("mip" if data.mip_files else "pair", 1)])
+            names = [*names, self._pairs.form.folder]
         self.source_names: tuple[str, ...] = tuple(names)
         """Names of the sources, in the order of `Batch.source`."""
         shares = [1.0] if self._blanks is None else list(self._blanks.task_shares)
@@ -124,7 +125,7 @@ class Loader:
         initial = None if data.initial_weights is None else self._with_pairs(data.initial_weights)
         self.blend = Blend(weights, initial, data.ramp_samples)
         self.samples_in_epoch: int = self._samples_in_epoch()
-        """Samples after which every text source has been read once, by the final weights."""
+        """Samples after which every text source has been read once, by the final weights; without any, every pair."""
 
     def _check_names(self, found: list[str], folder: Path) -> list[str]:
         """The sources that have a weight, in order."""
@@ -147,19 +148,34 @@ class Loader:
         return [_Task("causal", self.data.window)]
 
     def _open_pairs(self, folder: Path, tokenizer: LoaderTokenizer | None) -> PairRows:
-        if self._blanks is None:
-            raise ValueError("data.mip_files: instruction pairs are blanks; they need objective.kind blank_infilling")
+        form, files, windows = MIP, self.data.mip_files, self.data.mip_windows
+        if self.data.pair_files:
+            form, files, windows = FINE_TUNING, self.data.pair_files, 1
+        self._check_pairs(form, tokenizer)
+        assert tokenizer is not None
+        pairs = load_pairs(files, tokenizer, folder, form)
+        return PairRows(pairs, form, self.data.window, windows, self._seed, self._stage, _PAIRS)
+
+    def _check_pairs(self, form: PairForm, tokenizer: LoaderTokenizer | None) -> None:
+        if form is MIP and self._blanks is None:
+            raise ValueError(
+                "data.mip_files: instruction pairs are blanks; they need objective.kind blank_infilling (causal takes "
+                "prompts and targets: data.pair_files)"
+            )
+        if form is FINE_TUNING and self._blanks is not None:
+            raise ValueError(
+                "data.pair_files: prompts and targets need objective.kind causal (blank_infilling takes instruction "
+                "pairs: data.mip_files)"
+            )
         if tokenizer is None:
-            raise ValueError("data.mip_files: instruction pairs need the tokenizer")
-        pairs = load_pairs(self.data.mip_files, tokenizer, folder)
-        return PairRows(pairs, self.data.window, self.data.mip_windows, self._seed, self._stage, _PAIRS)
+            raise ValueError(f"{form.files}: pairs need the tokenizer")
 
     def _with_pairs(self, weights: Mapping[str, float]) -> list[Fraction]:
-        """Exact shares in the order of the sources; instruction pairs have theirs, the others share out the rest."""
+        """Exact shares in the order of the sources; pairs have theirs, the others share out the rest."""
         exact = [Fraction(repr(float(weights.get(name, 0.0)))) for name in self.source_names[: len(self.streams)]]
         if self._pairs is None:
             return exact
-        share = Fraction(repr(self.data.mip_share))
+        share = Fraction(repr(self.data.mip_share if self.data.mip_files else self.data.pair_share))
         return [weight / sum(exact) * (1 - share) for weight in exact] + [share]
 
     def _samples_in_epoch(self) -> int:
@@ -170,6 +186,8 @@ class Loader:
             weight = self.blend.final_share(source)
             if weight > 0:
                 longest = max(longest, Fraction(stream.tokens * shares[1], stride) / weight)
+        if not self.streams:  # nothing but pairs
+            longest = Fraction(self._rows_of_pairs().index.rows)
         return ceil(longest)
 
     def epochs(self, samples: int) -> dict[str, float]:
@@ -182,6 +200,13 @@ class Loader:
             whole = self.streams[source].tokens if source < len(self.streams) else self._rows_of_pairs().index.rows
             read[name] = units / whole
         return read
+
+    def describe(self, samples: int) -> list[str]:
+        """Lines for a person at the start of a stage of `samples` samples."""
+        if self._pairs is None:
+            return []
+        times = self.epochs(samples)[self.source_names[-1]]
+        return [f"{self._pairs.describe()}; this stage reads them {times:.2f} times"]
 
     def _rows_of_pairs(self) -> PairRows:
         assert self._pairs is not None
@@ -222,6 +247,10 @@ class Loader:
             numbers = pairs.rows(np.concatenate([rows.start for rows in parts]))
             config, window = self.objective.blank_infilling, self.data.window
             return build_mip(numbers, pairs.index, *pairs.pairs, config, window, self.special)
+        if task.name == "pair":
+            pairs = self._rows_of_pairs()
+            numbers = pairs.rows(np.concatenate([rows.start for rows in parts]))
+            return build_pairs(numbers, pairs.index, *pairs.pairs, self.data.window, self.special)
         if task.name == "fim":
             source = self._read(parts, task.stride + 1)
             return build_fim(source, keys, self.objective.causal, self.data.window, self.special)

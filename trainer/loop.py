@@ -53,8 +53,9 @@ def train(run: Run, model: Transformer, resume_from: Path | None) -> TrainState:
     stop = StopRequest()
     try:
         if state.position.step == 0:
+            prepare_model(run, state)
             log_heldout(run, state, config.stages[0])
-            if config.stability.on_spike == "rollback":
+            if config.init_from or config.stability.on_spike == "rollback":
                 run.saver.save(state)
         while state.position.stage < len(config.stages):
             try:
@@ -76,6 +77,8 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
     prepare_model(run, state)
     loader = open_loader(run, stage, position.stage)
     boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
+    for note in loader.describe(boundaries[-1]):
+        run.say(f"stage {stage.name}: {note}")
     mtp = run.config.model.mtp
     runner = StepRunner(state.model, run.tokenizer.byte_lengths, run.device, run.world, mtp_depth=mtp.depth)
     mtp_weight = mtp.loss_weight if stage.mtp_loss_weight is None else stage.mtp_loss_weight
@@ -121,6 +124,7 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
                 "grad_norm_by_part": {name: value.item() for name, value in norms.items()},
                 **describe_extras(state, result, load),
                 **interval.summary(),
+                "epochs": loader.epochs(end + position.skipped_rows),
                 "memory": peak_memory(run.device),
             }
             line["mfu"], line["hfu"] = model_flops_utilization(run.config.model, stage, line, run.device, run.world)
@@ -178,4 +182,6 @@ def evaluate_and_save(run: Run, state: TrainState, stage: StageConfig, last_of_s
 def log_heldout(run: Run, state: TrainState, stage: StageConfig) -> None:
     """Measure on held-out text and write it down."""
     figures = run.evaluate(state.model, stage)
+    if not figures:
+        return
     run.write({"step": state.position.step, "stage": stage.name, "tokens": state.position.tokens, **figures})

@@ -27,7 +27,7 @@ class Run:
 
     config: RunConfig
     folder: Path
-    data: Path
+    data: Path | None
     tokenizer: Tokenizer
     device: torch.device
     world: World

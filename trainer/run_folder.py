@@ -5,14 +5,20 @@ config.yaml  metrics.jsonl  tokenizer/  checkpoints/step-NNNNNN/
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from pathlib import Path
 
+import yaml
+
 from tokenizer.load import Tokenizer
 from trainer.checkpoints import sweep
-from trainer.config import RunConfig, check_same_run, to_yaml
+from trainer.config import RunConfig, to_yaml
+
+# What may differ between the command that began a run and one that goes on with it: it changes no weight.
+MAY_CHANGE = ("checkpoint", "log", "devices.threads", "evaluation")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -48,6 +54,19 @@ def prepare(run: Path, config: RunConfig, tokenizer_folder: Path) -> None:
     write_atomically(run / "config.yaml", to_yaml(config))
 
 
+def recorded_source(run: Path, config: RunConfig) -> RunConfig:
+    """The configuration with the source of the first weights as a whole path, or as the run has recorded it.
+
+    So a command that goes on with a run need not name the source again.
+    """
+    if config.init_from:
+        return dataclasses.replace(config, init_from=str(Path(config.init_from).resolve()))
+    if not (run / "config.yaml").is_file():
+        return config
+    saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    return dataclasses.replace(config, init_from=str(saved.get("init_from", "")))
+
+
 def _check_same_tokenizer(kept: Path, given: Path) -> None:
     if kept.resolve() == given.resolve():
         return
@@ -56,8 +75,13 @@ def _check_same_tokenizer(kept: Path, given: Path) -> None:
         raise ValueError(f"{given}: not the tokenizer that this run began with, which is {kept}")
 
 
-def check_data(data: Path, tokenizer: Tokenizer) -> None:
+def check_data(data: Path | None, config: RunConfig, tokenizer: Tokenizer) -> None:
     """Refuse token shards that another tokenizer made, by the digest in the record of the stage tokenize."""
+    if data is None:
+        reading = [stage.name for stage in config.stages if stage.data.reads_shards]
+        if reading:
+            raise ValueError(f"--data: stage {reading[0]} reads token shards: name the folder of the stage tokenize")
+        return
     record = data / "stage.json"
     if not (data / "train").is_dir():
         raise FileNotFoundError(f"{data}: no token shards (a folder train/); run `python -m data tokenize` first")
@@ -84,3 +108,46 @@ def _find(content: object, key: str) -> object:
     if key in content:
         return content[key]
     return next((found for value in content.values() if (found := _find(value, key)) is not None), None)
+
+
+def first_difference(saved: object, asked: object, path: str = "") -> str | None:
+    """The first key on which a saved configuration (plain dictionaries) and an asked one differ, with both values.
+
+    A key that the saved one lacks has its default: the run began before there was such a key.
+    """
+    if any(path == name or path.startswith(f"{name}.") for name in MAY_CHANGE):
+        return None
+    if dataclasses.is_dataclass(asked) and isinstance(saved, dict):
+        for one in dataclasses.fields(asked):
+            below = f"{path}.{one.name}" if path else one.name
+            difference = first_difference(saved.get(one.name, _default(one)), getattr(asked, one.name), below)
+            if difference:
+                return difference
+        unknown = sorted(saved.keys() - {one.name for one in dataclasses.fields(asked)})
+        return f"{path}.{unknown[0]}: the run has this key, which this version has not" if unknown else None
+    if isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
+        for index, (left, right) in enumerate(zip(saved, asked, strict=True)):
+            difference = first_difference(left, right, f"{path}[{index}]")
+            if difference:
+                return difference
+        return None
+    plain = dataclasses.asdict(asked) if dataclasses.is_dataclass(asked) and not isinstance(asked, type) else asked
+    return None if saved == plain else f"{path}: the run has {saved!r}, this command asks for {plain!r}"
+
+
+def _default(one: dataclasses.Field) -> object:
+    """A field's default as it would be saved; a missing one is the string that no field has."""
+    value = one.default
+    if one.default_factory is not dataclasses.MISSING:
+        value = one.default_factory()
+    if value is dataclasses.MISSING:
+        return "nothing"
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def check_same_run(run: Path, config: RunConfig) -> None:
+    """Refuse to go on with the run folder `run` under another configuration; ValueError names the key."""
+    saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    difference = first_difference(saved, config)
+    if difference:
+        raise ValueError(f"{run / 'config.yaml'}: {difference}; use the run's value or another --run folder")

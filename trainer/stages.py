@@ -47,7 +47,7 @@ def prepare_model(run: Run, state: TrainState) -> None:
 def open_loader(run: Run, stage: StageConfig, index: int) -> Loader:
     """The loader of a stage's samples."""
     return Loader(
-        run.data,
+        run.data or run.folder,  # what reads nothing but pairs keeps them beside the run
         stage.data,
         stage.objective,
         run.tokenizer.special,

@@ -1,7 +1,9 @@
-"""Instruction pairs on disk: JSONL files become two token shards beside the corpus, once, and are then memory maps.
+"""Pairs on disk: JSONL files become two token shards beside the corpus, once, and are then memory maps.
 
-They lie in `tokenize/mip/<digest>/`, the digest of the files and of the tokenizer, so that a changed file or another
-tokenizer makes new ones. Lines that are not pairs are counted and named in `skipped.json` there.
+They lie in `tokenize/mip/<digest>/` (instruction pairs) or `tokenize/pairs/<digest>/` (fine-tuning), the digest of the
+files and of the tokenizer, so that a changed file or another tokenizer makes new ones. Of instruction pairs, which are
+collected by the million, lines that are no pairs are counted and named in `skipped.json` there; in a file for
+fine-tuning such a line is an error.
 """
 
 import hashlib
@@ -9,14 +11,16 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from data.token_shards import TokenShard, TokenShardWriter
+from objectives import fine_tuning, mip
 from objectives.example import Int64Array
-from objectives.mip import MipIndex, index_pairs
+from objectives.pairs import PairIndex
 from objectives.random import stream_key
 from trainer.permutation import permute
 
@@ -33,6 +37,24 @@ class PairTokenizer(Protocol):
         """Token ids of each text."""
 
 
+@dataclass(frozen=True)
+class PairForm:
+    """What a kind of pair is called and how it lies in a row."""
+
+    files: str
+    """The key that names its files."""
+    folder: str
+    """The folder of its token shards."""
+    text: str
+    """The name of the text in a line, beside `target`."""
+    strict: bool
+    """Whether a line that is no pair is an error."""
+
+
+MIP = PairForm("data.mip_files", "mip", "text", strict=False)
+FINE_TUNING = PairForm("data.pair_files", "pairs", "prompt", strict=True)
+
+
 class Pairs(NamedTuple):
     """Texts and targets, pair i at index i of both."""
 
@@ -40,25 +62,26 @@ class Pairs(NamedTuple):
     targets: TokenShard
 
 
-def load_pairs(files: Sequence[str], tokenizer: PairTokenizer, folder: Path) -> Pairs:
+def load_pairs(files: Sequence[str], tokenizer: PairTokenizer, folder: Path, form: PairForm) -> Pairs:
     """The pairs of JSONL `files`, encoded into `folder` unless they are there already.
 
-    Raises FileNotFoundError for a file that is not there and ValueError where no line is a pair.
+    Raises FileNotFoundError for a file that is not there and ValueError where no line is a pair, or a line is none and
+    should be.
     """
     digest = hashlib.sha256(tokenizer.digest.encode())
     for name in files:
         path = Path(name)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file of instruction pairs (data.mip_files)")
+            raise FileNotFoundError(f"{path}: no such file of pairs ({form.files})")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    place = folder / digest.hexdigest()[:16]
+    place = folder / form.folder / digest.hexdigest()[:16]
     if not (place / "skipped.json").is_file():
-        _encode(files, tokenizer, place)
+        _encode(files, tokenizer, place, form)
     return Pairs(TokenShard(place / "text"), TokenShard(place / "target"))
 
 
-def _encode(files: Sequence[str], tokenizer: PairTokenizer, place: Path) -> None:
+def _encode(files: Sequence[str], tokenizer: PairTokenizer, place: Path, form: PairForm) -> None:
     skipped: list[str] = []
     count = 0
     place.mkdir(parents=True, exist_ok=True)
@@ -72,8 +95,13 @@ def _encode(files: Sequence[str], tokenizer: PairTokenizer, place: Path) -> None
             pending: list[tuple[str, str]] = []
             with Path(name).open("rb") as file:
                 for number, line in enumerate(file, 1):
-                    pair = _parse(line)
+                    pair = _parse(line, form.text)
                     if pair is None:
+                        if form.strict and line.strip():
+                            raise ValueError(
+                                f"{name}:{number}: expected a JSON object with the strings `{form.text}` and `target`, "
+                                f"neither of them empty ({form.files})"
+                            )
                         skipped.append(f"{name}:{number}")
                         continue
                     pending.append(pair)
@@ -87,17 +115,17 @@ def _encode(files: Sequence[str], tokenizer: PairTokenizer, place: Path) -> None
     record = {"pairs": count, "skipped": len(skipped), "first_skipped": skipped[:20]}
     if count == 0:
         raise ValueError(
-            f"{', '.join(files)}: no line is an object with the strings `text` and `target` (data.mip_files)"
+            f"{', '.join(files)}: no line is an object with the strings `{form.text}` and `target` ({form.files})"
         )
     temporary = place / f"skipped.json{private}"
     temporary.write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
     os.replace(temporary, place / "skipped.json")
 
 
-def _parse(line: bytes) -> tuple[str, str] | None:
+def _parse(line: bytes, name: str) -> tuple[str, str] | None:
     try:
         record = json.loads(line)
-        text, target = record["text"], record["target"]
+        text, target = record[name], record["target"]
         text.encode(), target.encode()
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -114,16 +142,28 @@ def _write(
 
 
 class PairRows:
-    """The rows of instruction pairs as an endless stream: the same rows in another order each epoch."""
+    """The rows of pairs as an endless stream: the same rows in another order each epoch."""
 
-    def __init__(self, pairs: Pairs, window: int, windows: int, seed: int, *path: int) -> None:
-        """`seed` and `path` choose the orders; a pair has at most a `windows`-th of a row of `window` positions."""
-        self.pairs = pairs
+    def __init__(self, pairs: Pairs, form: PairForm, window: int, windows: int, seed: int, *path: int) -> None:
+        """`seed` and `path` choose the orders; an instruction pair has at most a `windows`-th of a row."""
+        self.pairs, self.form = pairs, form
         self._seed, self._path = seed, path
         lengths = [np.diff(shard.offsets) for shard in pairs]
         order = permute(len(pairs.texts), stream_key(seed, *path, 0))
-        self.index: MipIndex = index_pairs(lengths[0], lengths[1], order, window, windows)
+        self.index: PairIndex = (
+            mip.index_pairs(*lengths, order, window, windows)
+            if form is MIP
+            else fine_tuning.index_pairs(*lengths, order, window)
+        )
         self._orders: dict[int, Int64Array] = {}
+
+    def describe(self) -> str:
+        """One line: how many pairs there are, in how many rows, and what became of overlong ones."""
+        index = self.index
+        return (
+            f"{self.form.files}: {len(index.pairs):,} pairs in {index.rows:,} rows; {index.shortened:,} with a "
+            f"{self.form.text} cut to fit, {index.left_out:,} set aside (target too long or empty)"
+        )
 
     def rows(self, numbers: Int64Array) -> Int64Array:
         """Rows of the index for the stream's rows with `numbers`."""
