@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 
-def index_scores(products: Tensor, weights: Tensor) -> Tensor:
+def index_scores(products: Tensor, weights: Tensor, in_place: bool = False) -> Tensor:
     """Σ_j weights_j ReLU(products_j): products (..., Q, J, K), weights (..., Q, J) to (..., Q, K).
 
-    The positive factors that scale products (1/√width) and their sum (1/√J) may stand in the weights.
+    The positive factors that scale products (1/√width) and their sum (1/√J) may stand in the weights. in_place: the
+    products are not needed afterwards.
     """
-    return (weights.unsqueeze(-2) @ products.relu()).squeeze(-2)
+    activated = products.relu_() if in_place else products.relu()
+    return (weights.unsqueeze(-2) @ activated).squeeze(-2)
 
 
 def index_scores_backward(products: Tensor, weights: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,8 @@ from model.indexer_loss import divergence_and_gradient, index_scores, index_scor
 
 BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Elements of the largest temporary tensor: small on the CPU, where it should stay in the cache."""
-GROUPED_FROM = 16
-"""Rows at least this many times top-k long find candidates by groups first."""
+GROUPED_FROM = 8
+"""Rows at least this many times top-k long are searched in groups first."""
 
 
 def query_blocks(length: int, elements_a_query: int, device: torch.device) -> Iterator[slice]:
@@ -42,52 +42,75 @@ def select_keys(states: IndexStates, first: Tensor, stop: Tensor, top_k: int) ->
 
     Among equal scores the latest key wins, so that the choice depends on nothing but the scores.
     """
-    batch, length, heads, _ = states.query.shape
+    batch, length = states.query.shape[:2]
     total = states.key.shape[1]
     kept = min(top_k, total)
-    selected = states.query.new_empty((batch, length, kept), dtype=torch.int32)
-    keys = states.key.transpose(1, 2)
-    for block in query_blocks(length, batch * heads * total, states.query.device):
-        low, high = _span(first[:, block], stop[:, block])
-        rows = states.query[:, block].flatten(1, 2)
-        products = torch.matmul(rows, keys[:, :, low:high]).unflatten(1, (-1, heads))
-        scores = index_scores(products, states.weights[:, block])
-        scores = scores.masked_fill_(_hidden(first[:, block], stop[:, block], low, high), float("-inf"))
+    selected = torch.full((batch, length, kept), -1, dtype=torch.int32, device=states.query.device)
+    for block in query_blocks(length, batch * total, states.query.device):
+        low, high = _span(first[:, block], stop[:, block], total)
+        scores = _all_scores(states, block, low, high)
+        _hide(scores, first[:, block] - low, stop[:, block] - low)
         best = _ranked(scores, min(kept, high - low))
         chosen = torch.where(best >> 32 > _LOWEST, (best & 0xFFFFFFFF) + low, -1)
         selected[:, block, : chosen.shape[-1]] = chosen.to(torch.int32)
-        selected[:, block, chosen.shape[-1] :] = -1
     return selected
 
 
+def _all_scores(states: IndexStates, block: slice, low: int, high: int) -> Tensor:
+    """The scores (B, block, high - low) of a block of queries, its products a piece of the keys at a time."""
+    rows, weights = states.query[:, block].flatten(1, 2), states.weights[:, block]
+    scores = rows.new_empty(*weights.shape[:2], high - low)
+    budget = BLOCK_ELEMENTS.get(rows.device.type, BLOCK_ELEMENTS["cuda"]) // 4
+    size = max(1, budget // rows.shape[:2].numel())
+    for start in range(low, high, size):
+        piece = slice(start, min(start + size, high))
+        products = torch.matmul(rows, states.key[:, piece].transpose(1, 2)).unflatten(1, weights.shape[1:])
+        scores[:, :, piece.start - low : piece.stop - low] = index_scores(products, weights, in_place=True)
+    return scores
+
+
 _LOWEST = -(1 << 31) + 0x7FFFFF
-"""The bits of -inf as `_ranked` orders them."""
+"""The bits of -inf as `_ordered` has them."""
 
 
 def _ranked(scores: Tensor, count: int) -> Tensor:
-    """The `count` greatest of the last dimension as int64, best first: the score's bits in an order of integers above
-    the place, so that no two are equal."""
+    """The `count` greatest of the last dimension, best first, as integers: the score above the place (`_ordered`).
+
+    Long rows are searched in two steps. A group is as good as its best member; the `count` best groups (of equals the
+    later) hold `count` members that are better than all members of any other group.
+    """
+    length = scores.shape[-1]
+    places = torch.arange(length, device=scores.device)
+    if length < GROUPED_FROM * count:
+        return _ordered(scores, places).topk(count, dim=-1).values
+    size = int((length / count) ** 0.5)
+    best = torch.nn.functional.max_pool1d(scores.flatten(0, -2), size, ceil_mode=True).view(*scores.shape[:-1], -1)
+    groups = _ordered(best, places[: best.shape[-1]]).topk(count, dim=-1, sorted=False).values & 0xFFFFFFFF
+    members = (groups.unsqueeze(-1) * size + places[:size]).flatten(-2)
+    inside = members.clamp(max=length - 1)
+    candidates = scores.gather(-1, inside).masked_fill_(members > inside, float("-inf"))
+    return _ordered(candidates, inside).topk(count, dim=-1).values
+
+
+def _ordered(scores: Tensor, places: Tensor) -> Tensor:
+    """int64 that rank as the scores do, the later place first among equals: the score's bits above the place."""
     bits = (scores + 0.0).view(torch.int32)  # -0.0 becomes 0.0
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    places = torch.arange(scores.shape[-1], device=scores.device)
-    ranked = bits.long().bitwise_left_shift_(32).bitwise_or_(places)
-    if scores.shape[-1] >= GROUPED_FROM * count:
-        ranked = _candidates(ranked, count)
-    return ranked.topk(count, dim=-1).values
+    return bits.long().bitwise_left_shift_(32).bitwise_or_(places)
 
 
-def _candidates(ranked: Tensor, count: int) -> Tensor:
-    """What may be among the `count` greatest: the members of the `count` groups with the greatest maxima."""
-    size = int((ranked.shape[-1] / count) ** 0.5)
-    padding = -ranked.shape[-1] % size
-    groups = torch.nn.functional.pad(ranked, (0, padding), value=torch.iinfo(torch.int64).min).unflatten(-1, (-1, size))
-    best = groups.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
-    return groups.gather(-2, best.unsqueeze(-1).expand(*best.shape, size)).flatten(-2)
+def _span(first: Tensor, stop: Tensor, total: int) -> tuple[int, int]:
+    """The keys that any query of a block sees; all of them where asking would wait for the device."""
+    return (int(first.min()), int(stop.max())) if first.device.type == "cpu" else (0, total)
 
 
-def _span(first: Tensor, stop: Tensor) -> tuple[int, int]:
-    """The keys that any query of a block sees; the whole row where reading them would wait for the device."""
-    return int(first.min()), int(stop.max())
+def _hide(scores: Tensor, first: Tensor, stop: Tensor) -> None:
+    """-inf, in place, where a query (of the last dimension but one) does not see a key (of the last)."""
+    total = scores.shape[-1]
+    seen_by_all = (int(first.max()), int(stop.min())) if first.device.type == "cpu" else (total, 0)
+    for low, high in ((0, min(seen_by_all[0], total)), (max(seen_by_all[1], 0), total)):
+        if low < high:
+            scores[..., low:high].masked_fill_(_hidden(first, stop, low, high), float("-inf"))
 
 
 def _hidden(first: Tensor, stop: Tensor, low: int, high: int) -> Tensor:
@@ -240,7 +263,7 @@ class _DenseDivergence(torch.autograd.Function):
         to_query, to_weights = torch.empty_like(index_query), torch.empty_like(index_weights)
         to_key = torch.zeros_like(index_key)
         for block in query_blocks(length, batch * max(heads, index_heads) * key.shape[2], query.device):
-            low, high = _span(first[:, block], stop[:, block])
+            low, high = _span(first[:, block], stop[:, block], key.shape[2])
             hidden = _hidden(first[:, block], stop[:, block], low, high)
             scores = torch.matmul(query[:, :, block], key[:, :, low:high].transpose(-1, -2)).float().mul_(scale)
             attended = scores.masked_fill_(hidden.unsqueeze(1), float("-inf")).softmax(dim=-1)
