@@ -131,10 +131,11 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
             run.write(line)
             interval.begin()
         if last_of_stage:
+            # Before saving, so that a checkpoint's optimiser is that of the stage that goes on from it.
             position.stage, position.stage_step, position.skipped_rows = position.stage + 1, 0, 0
+            hand_over(run, state)
         evaluate_and_save(run, state, stage, last_of_stage, stop)
         if last_of_stage:
-            hand_over(run, state)
             return
 
 

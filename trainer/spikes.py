@@ -7,7 +7,8 @@ import torch
 from trainer import checkpoints
 from trainer.run import Run
 from trainer.schedules import step_boundaries
-from trainer.state import TrainState
+from trainer.stages import build_optimizer
+from trainer.state import TrainState, read_position
 from trainer.step import StepResult
 
 
@@ -51,14 +52,17 @@ def roll_back(run: Run, state: TrainState, spike: SpikeError) -> None:
             f"{run.folder}: step {before.step + 1}: still spikes after {run.rollbacks - 1} rollbacks; lower the "
             "learning rate, or look at the data of these steps"
         )
+    stage = run.config.stages[read_position(found).stage]
+    crossed = stage is not run.config.stages[before.stage]
+    if crossed:
+        state.optimizer = build_optimizer(state.model, run.config, stage, run.say)
     state.load(found)
-    stage = run.config.stages[state.position.stage]
     boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
-    state.position.skipped_rows = spike.next_row + stability.skip_rows - boundaries[state.position.stage_step]
+    # Rows are counted in their stage: of one that had ended, all that was read lies behind.
+    next_row = boundaries[-1] if crossed else spike.next_row
+    state.position.skipped_rows = next_row + stability.skip_rows - boundaries[state.position.stage_step]
     state.spikes.forget_row()
-    run.say(
-        f"step {before.step + 1}: {stability.patience} spikes in a row; back to {found.name}, past {spike.next_row}"
-    )
+    run.say(f"step {before.step + 1}: {stability.patience} spikes in a row; back to {found.name}, past row {next_row}")
     for sink in run.sinks:
         sink.rewind(state.position.step)
     run.write(

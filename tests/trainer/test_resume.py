@@ -1,14 +1,14 @@
-"""A run that is killed anywhere and started again is the run that nobody disturbed, to the bit."""
+"""A run that ends anywhere and is started again is the run that nobody disturbed, to the bit.
+
+Kills by the system, twenty of them, are in tests/test_killed.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import random
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,20 @@ def test_experts_and_muon_resume(workspace: Path, tmp_path: Path, monkeypatch: p
     assert weights(tmp_path / "whole") == weights(tmp_path / "broken")
 
 
+@pytest.mark.parametrize("crash_after", [5, 6])
+def test_a_crash_where_the_optimiser_changes(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_after: int
+) -> None:
+    """The checkpoint of a stage's last step is read by the next stage, whose optimiser has other state."""
+    config = run_config(stage("first", 4), stage("second", 4, optimizer={"name": "muon"}))
+    whole, broken = (arguments(workspace, tmp_path / name, config) for name in ("whole", "broken"))
+    assert pretrain_command(whole) == 0
+    run_crashing(broken, crash_after, monkeypatch)
+    assert pretrain_command(broken) == 0
+    assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+    assert weights(tmp_path / "whole") == weights(tmp_path / "broken")
+
+
 def test_a_finished_run_is_left_alone(workspace: Path, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -88,42 +102,3 @@ def test_a_stop_signal_saves_and_leaves(workspace: Path, finished: Path, tmp_pat
     assert "stopped by SIGTERM" in rest
     assert pretrain_command(argv) == 0
     assert losses(tmp_path / "run") == losses(finished)
-
-
-def kill_at_random(argv: list[str], moments: random.Random, longest: float) -> bool:
-    """Start a run, kill it with SIGKILL within `longest` seconds of its first step; False when it was done before."""
-    process = subprocess.Popen(
-        command("trainer", "pretrain", *argv), cwd=PROJECT, env=environment(),
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(("stage ", "going on")):
-            break
-    time.sleep(moments.uniform(0.0, longest))
-    done = process.poll() is not None
-    if not done:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.stderr.close()
-    process.wait()
-    return not done
-
-
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments(workspace: Path, tmp_path: Path) -> None:
-    """Among the moments are saves (every third step) and the stages' boundary."""
-    stages = (stage("first", 60), stage("second", 40, data={"window": 128}))
-    config = run_config(*stages)
-    whole, broken = (arguments(workspace, tmp_path / name, config) for name in ("whole", "broken"))
-    started = time.monotonic()
-    assert pretrain_command(whole) == 0
-    took = time.monotonic() - started
-    moments, kills = random.Random(11), 0
-    while kills < 20:
-        if not kill_at_random(broken, moments, took / 6):
-            shutil.rmtree(tmp_path / "broken")
-            continue
-        kills += 1
-    assert pretrain_command(broken) == 0
-    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")

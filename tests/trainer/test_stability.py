@@ -116,3 +116,23 @@ def test_garbage_in_the_data(workspace: Path, tmp_path: Path) -> None:
     back = [line for line in lines if "rolled_back_from" in line]
     assert back
     assert back[-1]["skipped_rows"] > 0
+
+
+def test_going_back_over_a_boundary(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spikes in a stage's last two steps and the next one's first: back into the stage before and to its optimiser."""
+    judge, reached = SpikeStatistics.judge, [0]
+
+    def leaping(self: SpikeStatistics, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        reached[0] += 1
+        return judge(self, loss + (torch.inf if reached[0] in (19, 20, 21) else 0.0), norm)
+
+    monkeypatch.setattr(SpikeStatistics, "judge", leaping)
+    stability = {"on_spike": "rollback", "window": 32, "minimum_steps": 16, "patience": 3}
+    stages = (stage("first", 20, kind="causal"), stage("second", 6, kind="causal", optimizer={"name": "muon"}))
+    config = run_config(*stages, stability=stability, checkpoint={"every": 6, "keep_last": 9})
+    assert pretrain_command(arguments(workspace, tmp_path / "run", config)) == 0
+    assert list(losses(tmp_path / "run")) == list(range(1, 27))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (back,) = [line for line in lines if "rolled_back_from" in line]
+    assert (back["step"], back["stage"], back["rolled_back_from"]) == (18, "first", 21)
+    assert back["skipped_rows"] == 2 * 4, "two steps of four rows were left in that stage"
