@@ -89,6 +89,7 @@ def load_run(run: str | Path, step: int | None = None, device: str = "cpu") -> L
             model.set_rope_base(earlier["rope_base"])
         if earlier is stage:
             break
+    model.set_sparse_attention(stage.get("sparse_attention", "off"))
     tokenizer = load_tokenizer(folder / "tokenizer")
     if tokenizer.vocab_size != model.config.vocab_size:
         raise ValueError(f"{folder / 'tokenizer'}: {tokenizer.vocab_size} ids, the model has {model.config.vocab_size}")

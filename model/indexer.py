@@ -73,9 +73,14 @@ def indexers(model: nn.Module) -> list[Indexer]:
     return [module for module in model.modules() if isinstance(module, Indexer)]
 
 
+def indexer_sums(model: nn.Module) -> Tensor:
+    """(indexers, 2) the KL's sum over queries since the last reset and their number, a copy to be summed over ranks."""
+    return torch.stack([indexer.divergences for indexer in indexers(model)])
+
+
 def indexer_losses(model: nn.Module) -> Tensor:
     """(indexers,) mean KL of a query since the last reset, in nats, detached; 0 where none was computed."""
-    sums = torch.stack([indexer.divergences for indexer in indexers(model)])
+    sums = indexer_sums(model)
     return sums[:, 0] / sums[:, 1].clamp(min=1.0)
 
 

@@ -168,6 +168,11 @@ class StageConfig:
     """Parameters that do not move: shell patterns over their names, such as `embedding.*`."""
     rope_base: float | None = None
     """Base of the rotary embedding from this stage on; null keeps what it was."""
+    sparse_attention: Literal["off", "warmup", "sparse"] = "off"
+    """off: dense attention; warmup: dense, and only the indexers learn, from attention's weights; sparse: attention
+    over the keys that the indexers select, and all learn (GLM-5's DSA)."""
+    indexer_loss_weight: float = 1.0
+    """Weight of the indexers' KL, a query, beside the main loss, a target."""
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "name: a stage needs a name")
@@ -177,6 +182,7 @@ class StageConfig:
             value = getattr(self, name)
             _require(value is None or value >= 0, f"{name}: expected 0 or more")
         _require(self.rope_base is None or self.rope_base > 0, "rope_base: expected more than 0")
+        _require(self.indexer_loss_weight >= 0, "indexer_loss_weight: expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +301,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.stages), "stages: a run needs at least one stage")
+        for stage in self.stages:
+            _require(
+                stage.sparse_attention == "off" or self.model.attention.indexer.num_heads > 0,
+                f"stage {stage.name}: sparse_attention {stage.sparse_attention} needs model.attention.indexer",
+            )
         names = [stage.name for stage in self.stages]
         _require(len(set(names)) == len(names), f"stages: names must differ, got {', '.join(names)}")
 

@@ -13,8 +13,8 @@ from trainer.parallel import sum_over_processes
 # What a parameter's name says of the part that it belongs to, in the order in which it is asked.
 PARTS = (
     ("embedding", re.compile(r"embed_tokens|embed_positions|lm_head")),
-    ("mtp", re.compile(r"^mtp\.")),
     ("indexer", re.compile(r"indexer")),
+    ("mtp", re.compile(r"^mtp\.")),
     ("router", re.compile(r"\.gate\.weight$")),
     ("experts", re.compile(r"experts")),
     ("norm", re.compile(r"norm")),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from model.experts import expert_counts, routers, update_expert_bias
+from model.indexer import indexer_sums, reset_indexer_losses
 from model.transformer import Transformer
 from objectives.example import TASKS
 from trainer.config import RunConfig, StageConfig
@@ -104,6 +105,7 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
         state.optimizer.step(rate, factor)
         state.optimizer.zero_grad()
         load = balance_experts(state, run.config, stage)
+        divergences = indexer_divergences(state)
 
         if spikes_in_a_row(run, state):
             raise SpikeError(end + position.skipped_rows)
@@ -122,7 +124,7 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
                 "learning_rate": rate,
                 "grad_norm": norm.item(),
                 "grad_norm_by_part": {name: value.item() for name, value in norms.items()},
-                **describe_extras(state, result, load),
+                **describe_extras(state, result, load, divergences),
                 **interval.summary(),
                 "epochs": loader.epochs(end + position.skipped_rows),
                 "memory": peak_memory(run.device),
@@ -145,11 +147,24 @@ def balance_experts(state: TrainState, config: RunConfig, stage: StageConfig) ->
         return None
     counts = sum_over_processes(expert_counts(state.model))
     rate = stage.expert_bias_update_rate
-    update_expert_bias(state.model, counts, config.model.experts.bias_update_rate if rate is None else rate)
+    rate = config.model.experts.bias_update_rate if rate is None else rate
+    # A bias is no parameter that could be frozen; in the indexers' warm-up it stays as the model does.
+    update_expert_bias(state.model, counts, 0.0 if stage.sparse_attention == "warmup" else rate)
     return counts
 
 
-def describe_extras(state: TrainState, result: StepResult, load: torch.Tensor | None) -> dict[str, Any]:
+def indexer_divergences(state: TrainState) -> torch.Tensor | None:
+    """(indexers,) mean KL of a query in this step, over all processes; starts the mean anew."""
+    if state.model.sparse_mode == "off":
+        return None
+    sums = sum_over_processes(indexer_sums(state.model))
+    reset_indexer_losses(state.model)
+    return sums[:, 0] / sums[:, 1].clamp(min=1.0)
+
+
+def describe_extras(
+    state: TrainState, result: StepResult, load: torch.Tensor | None, divergences: torch.Tensor | None
+) -> dict[str, Any]:
     """Figures that only some runs have."""
     extras: dict[str, Any] = {}
     if result.mtp_loss is not None:
@@ -158,6 +173,9 @@ def describe_extras(state: TrainState, result: StepResult, load: torch.Tensor | 
         share = load / load.sum(dim=1, keepdim=True).clamp(min=1)
         extras["router_max_load"] = (share.max(dim=1).values.mean() * load.size(1)).item()
         extras["router_idle_share"] = (load == 0).float().mean().item()
+    if divergences is not None:
+        extras["indexer_kl"] = divergences.mean().item()
+        extras["indexer_kl_by_layer"] = {str(index): value for index, value in enumerate(divergences.tolist())}
     if state.loss_scale.active:
         extras["loss_scale"] = state.loss_scale.scale.item()
     skipped = int(state.spikes.skipped.item())

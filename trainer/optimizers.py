@@ -39,18 +39,19 @@ class Assignment:
     """Rows of the blocks that Muon orthogonalises by themselves; None is the whole matrix."""
 
 
-def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Let only parameters that match none of the shell `patterns` take gradients; return the names of the frozen ones.
+def freeze(model: nn.Module, patterns: Sequence[str], learning: str = "*") -> list[str]:
+    """Let only parameters that match `learning` and none of the shell `patterns` take gradients.
 
-    A pattern that matches nothing is a ValueError: it would silently train what was meant to stay.
+    Returns the names of the frozen ones. A pattern that matches nothing is a ValueError: it would silently train what
+    was meant to stay.
     """
     names = [name for name, _ in model.named_parameters()]
-    for pattern in patterns:
+    for pattern in [*patterns, learning]:
         if not fnmatch.filter(names, pattern):
             raise ValueError(f"frozen: {pattern!r} matches no parameter of this model; a name is like {names[0]!r}")
     frozen = []
     for name, parameter in model.named_parameters():
-        still = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        still = not fnmatch.fnmatchcase(name, learning) or any(fnmatch.fnmatchcase(name, one) for one in patterns)
         parameter.requires_grad_(not still)
         if still:
             frozen.append(name)

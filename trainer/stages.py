@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from model.experts import reset_expert_counts
+from model.indexer import reset_indexer_losses
 from objectives.example import Batch
 from trainer.config import RunConfig, StageConfig
 from trainer.loader import Loader
@@ -19,7 +20,8 @@ def build_optimizer(
     model: torch.nn.Module, config: RunConfig, stage: StageConfig, say: Callable[[str], None]
 ) -> Optimizer:
     """The stage's optimiser over the parameters that it does not freeze, with a line that says what goes where."""
-    frozen = freeze(model, stage.frozen)
+    warming_up = stage.sparse_attention == "warmup"
+    frozen = freeze(model, stage.frozen, "*.indexer.*" if warming_up else "*")
     latent, attention = config.model.attention.latent, config.model.attention
     head_rows: dict[str, tuple[int, ...]] = {}
     if attention.kind == "latent":
@@ -41,7 +43,10 @@ def prepare_model(run: Run, state: TrainState) -> None:
     model.set_rope_base([base for base in bases if base is not None][-1])
     if any(stage.embedding_shrink is not None for stage in stages):
         model.set_embedding_gradient_shrink(run.config.model.embedding_gradient_shrink)
+    stage = stages[-1]
+    model.set_sparse_attention(stage.sparse_attention, stage.indexer_loss_weight)
     reset_expert_counts(model)
+    reset_indexer_losses(model)
 
 
 def open_loader(run: Run, stage: StageConfig, index: int) -> Loader:

@@ -23,19 +23,20 @@ from tokenizer.load import load_tokenizer
 from trainer import devices
 from trainer.data_config import DataConfig
 from trainer.loader import Loader
+from trainer.optimizers import freeze
 from trainer.parallel import build_sharded
 from trainer.step import LossWeights, StepRunner, passes_of
 from model.experts import expert_counts, routers
 from trainer.parallel import sum_over_processes, wait_for_all
 
-workspace, kind, dtype, rows, output = sys.argv[1:6]
+workspace, kind, dtype, rows, output, values, mode = sys.argv[1:8]
 micro = 1 if dtype == "float64" else 2  # one row a pass: only double sums differ between layouts
 torch.set_num_threads(1)
 world = devices.read_world()
 device = devices.choose_device("cpu")
 devices.join_processes(device, world)
 tokenizer = load_tokenizer(pathlib.Path(workspace) / "tokenizer")
-values = yaml.safe_load(sys.argv[6])
+values = yaml.safe_load(values)
 config = ModelConfig.from_dict({**values, "vocab_size": tokenizer.vocab_size, "dropout": 0.0})
 model = build_sharded(config, device, 5, world)
 if dtype == "float64":
@@ -49,6 +50,8 @@ rows = int(rows)
 batch = next(loader.iterate(0, lambda step: rows, rank=world.rank, world=world.size))
 runner = StepRunner(model, tokenizer.byte_lengths, device, world, mtp_depth=config.mtp.depth)
 model.train()
+model.set_sparse_attention(mode)
+freeze(model, [], "*.indexer.*" if mode == "warmup" else "*")
 result = runner.run(
     batch,
     micro,
@@ -59,6 +62,8 @@ result = runner.run(
 gradients = {}
 for name, parameter in model.named_parameters():
     gradient = parameter.grad
+    if gradient is None:
+        continue
     gradients[name] = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
 if routers(model):
     gradients["counts"] = sum_over_processes(expert_counts(model))
@@ -72,12 +77,12 @@ os._exit(0)  # the globals above would outlive gloo's threads, which at times ab
 
 
 def gradients(
-    workspace: Path, folder: Path, processes: int, kind: str, dtype: str, rows: int, model: str
+    workspace: Path, folder: Path, processes: int, kind: str, dtype: str, rows: int, model: str, mode: str = "off"
 ) -> dict[str, Any]:
     """Gradients of one global step over a number of processes."""
     script, output = folder / "step.py", folder / f"gradients-{processes}.pt"
     script.write_text(SCRIPT, encoding="utf-8")
-    words = [str(script), str(workspace), kind, dtype, str(rows), str(output), model]
+    words = [str(script), str(workspace), kind, dtype, str(rows), str(output), model, mode]
     if processes > 1:
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *words]
     done = subprocess.run(
