@@ -13,6 +13,7 @@ import numpy as np
 mpl.use("svg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Array = np.ndarray
 
@@ -138,15 +139,18 @@ def histogram(name: str, kept: Array, rejected: Array, low: float | None, high: 
         highest = lowest + 1
     span = highest - lowest
     edges = np.linspace(lowest - 0.02 * span, highest + 0.02 * span, 41)
-    parts = [np.clip(kept, edges[0], edges[-1]), np.clip(rejected, edges[0], edges[-1])]
-    axis.hist(
-        parts, bins=edges.tolist(), stacked=True, color=[KEPT_COLOUR, REJECTED_COLOUR], label=["kept", "rejected here"]
-    )
+    # outlines of two step curves: a bar each would be eighty shapes, which take most of the report's time
+    counts = [np.histogram(np.clip(part, edges[0], edges[-1]), edges)[0] for part in (kept, rejected)]
+    axis.stairs(counts[0] + counts[1], edges, fill=True, color=REJECTED_COLOUR, label="rejected here")
+    axis.stairs(counts[0], edges, fill=True, color=KEPT_COLOUR, label="kept")
     for limit in (low, high):
         if limit is not None:
             axis.axvline(limit, color=LINE_COLOUR, linewidth=1.2)
-    axis.set_title(name, fontsize=9, loc="left")
+    axis.set_title(name, fontsize=9, loc="left", y=1.0)
     axis.tick_params(labelsize=7.5)
+    axis.set_ylim(bottom=0)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_formatter(lambda value, _: short_number(value))
     axis.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axis.grid(axis="x", visible=False)

@@ -46,6 +46,7 @@ def render(workspace: Path, config: ReportConfig) -> str:
         title=config.title,
         subtitle=f"{workspace.resolve().name} · {' → '.join(stages)}",
         cards=_cards(stages, steps, tokens),
+        alarms=_alarms(stages),
         sections=_sections(stages, steps, tokens, config),
         footer=f"Written {time.strftime('%Y-%m-%d %H:%M')} from the records and shards of this workspace.",
     )
@@ -76,6 +77,15 @@ def _sections(
         sections.append(mix_section(stages["mix"]))
     sections += [time_section(timings(stages)), problems_section(stages), settings_section(stages)]
     return [section for section in sections if section is not None]
+
+
+def _alarms(stages: dict[str, Stage]) -> list[dict[str, str]]:
+    """What the stages raised an alarm about: a rule that takes so much is more often wrong than the documents are."""
+    found = []
+    for name, stage in stages.items():
+        lines = stage.facts.get("alarms")
+        found += [{"stage": name, "line": str(line)} for line in lines] if isinstance(lines, list) else []
+    return found
 
 
 def _cards(stages: dict[str, Stage], steps: list[Step], tokens: dict[str, float]) -> list[dict[str, str]]:

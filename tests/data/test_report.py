@@ -11,7 +11,7 @@ import pytest
 
 from data.report import ReportConfig, write_report
 from data.report_pairs import marked
-from data.shards import write_json, write_shard
+from data.shards import read_json, write_json, write_shard
 
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> 正文"
 
@@ -90,6 +90,17 @@ def test_numbers_are_those_of_the_records(workspace: Path) -> None:
     assert "filter.words" in page
     assert "3 &lt; 50" in page
     assert "deduplicate.near" in page
+
+
+def test_alarms_stand_at_the_head(workspace: Path) -> None:
+    calm = write_report(workspace, ReportConfig()).read_text(encoding="utf-8")
+    assert 'role="alert"' not in calm
+    record = read_json(workspace / "filter" / "stage.json")
+    line = "filter.<words> rejected 40 of 140 zh documents (28.6 %)"
+    write_json(workspace / "filter" / "stage.json", record | {"facts": {"alarms": [line]}})
+    page = write_report(workspace, ReportConfig()).read_text(encoding="utf-8")
+    told = "filter.&lt;words&gt; rejected 40 of 140 zh documents (28.6 %)"
+    assert page.index('role="alert"') < page.index(told) < page.index("<nav>")
 
 
 def test_differences_are_marked_and_escaped() -> None:
