@@ -29,6 +29,9 @@ _BYTES_PER_CHINESE_BYTE: dict[HanRule, int] = {
     "runs_of_2": 16,
     "runs_of_1": 6,
 }
+_BYTES_PER_OTHER_BYTE = 12
+_SENTENCEPIECE_BYTES_PER_BYTE = {"sentencepiece_bpe": (36, 12), "sentencepiece_unigram": (25, 25)}
+"""For each byte of Chinese and of other text: BPE keeps its words apart, unigram a suffix array over all text."""
 
 
 def train(config: TokenizerConfig, paths: list[Path], output: Path, limit: int | None = None) -> dict[str, object]:
@@ -91,10 +94,10 @@ def _train_backend(config: TokenizerConfig, sample: Sample) -> tuple[tokenizers.
 
 
 def memory_estimate(config: TokenizerConfig, sample: Sample) -> int:
-    """Bytes of memory that training takes at most: a quarter above what was measured (docs/tokenizer.md).
+    """Bytes of memory that training takes at most: a quarter or more above what was measured (docs/tokenizer.md).
 
     BPE keeps every distinct piece of text between two cuts. English words repeat; Chinese runs do so the less the
-    longer they are, so the rule for Han decides.
+    longer they are, so the rule for Han decides. SentencePiece cuts at spaces alone.
     """
     chinese = other = 0.0
     for stratum, rate in sample.rates.items():
@@ -104,9 +107,10 @@ def memory_estimate(config: TokenizerConfig, sample: Sample) -> int:
         else:
             other += taken
     if config.is_sentencepiece:
-        per_byte = 40 if config.algorithm == "sentencepiece_bpe" else 80
-        return int(_BASE_MEMORY + per_byte * (chinese + other))
-    return int(_BASE_MEMORY + _BYTES_PER_CHINESE_BYTE[config.pretokenization.han] * chinese + 12 * other)
+        per_chinese, per_other = _SENTENCEPIECE_BYTES_PER_BYTE[config.algorithm]
+    else:
+        per_chinese, per_other = _BYTES_PER_CHINESE_BYTE[config.pretokenization.han], _BYTES_PER_OTHER_BYTE
+    return int(_BASE_MEMORY + per_chinese * chinese + per_other * other)
 
 
 def memory_limit(config: TokenizerConfig) -> int:
