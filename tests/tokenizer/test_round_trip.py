@@ -121,9 +121,9 @@ def test_the_256_stand_ins_are_the_librarys() -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_strings_come_back(any_tokenizer: Tokenizer, corpus: Path) -> None:
-    """Random strings over every plane, and lines of real text in both languages."""
-    zstandard = pytest.importorskip("zstandard")
+def test_a_hundred_thousand_strings_come_back(any_tokenizer: Tokenizer, any_folder: Path, corpus: Path) -> None:
+    """Random strings over every plane, and lines of real text in both languages; and three libraries agree on all."""
+    zstandard, transformers = pytest.importorskip("zstandard"), pytest.importorskip("transformers")
     rng = random.Random(2)
     texts = [_random_text(rng) for _ in range(50_000)]
     for name in ("heldout-zh", "heldout-en"):
@@ -133,6 +133,12 @@ def test_a_hundred_thousand_strings_come_back(any_tokenizer: Tokenizer, corpus: 
     assert len(texts) == 100_000
     assert {unicodedata.category(c)[0] for text in texts for c in text} >= {"L", "M", "N", "P", "S", "Z", "C"}
     assert {ord(c) >> 16 for text in texts for c in text} == set(range(17))
+    theirs = transformers.AutoTokenizer.from_pretrained(any_folder, split_special_tokens=True)
+    bare = tokenizers.Tokenizer.from_file(str(any_folder / "tokenizer.json"))
+    bare.encode_special_tokens = True
     for start in range(0, len(texts), 10_000):
         part = texts[start : start + 10_000]
-        assert [any_tokenizer.decode(ids) for ids in any_tokenizer.encode_batch(part)] == part
+        ids = any_tokenizer.encode_batch(part)
+        assert [any_tokenizer.decode(row) for row in ids] == part
+        assert [encoding.ids for encoding in bare.encode_batch(part, add_special_tokens=False)] == ids
+        assert theirs(part, add_special_tokens=False, return_attention_mask=False)["input_ids"] == ids
