@@ -1,9 +1,8 @@
 """HTML bytes to readable text: charset, main content, and the shape of what a reader saw.
 
-The main content is found by trafilatura (Barbaresi 2021) without its slower fallbacks, or by resiliparse where speed
-matters more. Its tree is written out here rather than by trafilatura, so that headings, lists, tables and code keep
-their shape and Chinese paragraphs are neither glued together nor spaced apart. A page that is too large, too deep or
-takes too long costs itself alone.
+The main content is found by `data/main_content.py` and written by `data/render.py`, so that headings, lists, tables
+and code keep their shape and Chinese paragraphs are neither glued together nor spaced apart; or, where speed matters
+more, both are resiliparse's. A page that is too large, too deep or takes too long costs itself alone.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ import numpy as np
 from lxml import etree, html
 
 from data.charset import decode
-from data.render import render, unwrap_chinese
+from data.main_content import find_main_content
+from data.render import render
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ExtractConfig:
     """How a page becomes text."""
 
     method: Literal["accurate", "fast"] = "accurate"
-    """`accurate` is trafilatura's extraction; `fast` is resiliparse's main content: quicker, less precise."""
+    """`accurate` is ours, by how much text reads like sentences; `fast` is resiliparse's: quicker, less precise."""
     max_bytes: int = 5_000_000
     """A page of more bytes is set aside unread."""
     max_depth: int = 200
@@ -137,27 +137,17 @@ def extract_html(payload: bytes, *, content_type: str | None = None, config: Ext
 
 
 def _accurate(page: str) -> tuple[str | None, str]:
-    import trafilatura
-
     parser = html.HTMLParser(
         encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False, default_doctype=False
     )
-    cleaned = unwrap_chinese(page.replace("\x00", "")).encode("utf-8", "replace")
+    cleaned = page.replace("\x00", "").encode("utf-8", "replace")
     if not cleaned.strip():
         return None, ""
     tree = html.document_fromstring(cleaned, parser=parser, ensure_head_body=True)
-    titles = tree.xpath("//head/title")
-    title = " ".join(titles[0].text_content().split()) or None if titles else None
-    document = trafilatura.bare_extraction(
-        tree,
-        no_fallback=True,
-        include_comments=False,
-        include_tables=True,
-        output_format="xml",  # the tree alone; as `python` it would be written out once more
-        include_formatting=False,
-        as_dict=False,
-    )
-    return title, "" if document is None else render(document.body)
+    title = tree.find("head/title")
+    body = tree.find("body")
+    name = None if title is None else " ".join(title.text_content().split()) or None
+    return name, render(find_main_content(body), name)
 
 
 def _fast(page: str) -> tuple[str | None, str]:

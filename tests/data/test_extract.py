@@ -80,6 +80,83 @@ def test_the_shape_of_a_page_survives() -> None:
     assert blocks.count(CHINESE) == 3
 
 
+PARAGRAPHS = [
+    "清晨的菜市场里，卖豆腐的老人把木板擦得发亮，等着第一位客人。",
+    "他在村口等了很久，天黑了才回家。",
+    "第二天，雨停了，路上有许多落叶，孩子们不信，跑到河边去看。",
+    "桥头上挤满了人，谁也没有说话。",
+]
+SHARE = "<div class='share-bar'>分享到微博，微信。</div>"
+MENU = "<div><a href=/1>首页</a> | <a href=/2>新闻</a> | <a href=/3>关于我们</a></div>"
+
+
+def each(template: str, between: str = "") -> str:
+    return between.join(template.format(part) for part in PARAGRAPHS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        each("<p>{}</p>"),
+        each("<p>{}"),
+        each("<div>{}</div>"),
+        each("{}", "<br><br>"),
+        each("{}", "<br/>\n<br/>\n"),
+        each("<section style='x'><section><span><strong></strong>{}</span></section></section><section><br></section>"),
+        f"<div id=js_content style='visibility:hidden'>{each('<section><span>{}</span></section>')}</div><p>阅读 3</p>",
+        f"<form id='aspnetForm'>{each('<p><font size=3>　　{}</font></p>')}</form>",
+        f"<table width=900><tr><td>{MENU}</td></tr><tr><td>{each('<p>{}</p>')}</td></tr></table>",
+        f"<table><tr><td><ul><li><a href=/4>通知</a></li></ul></td><td>{each('{}', '<br><br>')}</td></tr></table>",
+        f"<table role=presentation><tr><td><table>{each('<tr><td><p>{}</p></td></tr>')}</table></td></tr></table>",
+        f"<div class='has-sidebar no-footer'>{each('<p>{}</p>')}</div>",
+        f"<noscript>请打开脚本，再看本页。</noscript><div class=post>{each('<p>{}</p>')}</div>{SHARE}",
+        f"<div>{each('<p>{}</p>')}</div><div class=comments><h3>评论</h3><p>写得很好，我也去过那里。</p></div>",
+        f"<div hidden>看不见的一句话。</div>{each('<p>{}</p>')}<p style='display: none'>也看不见，真的。</p>",
+        each("\n\n{}"),
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", f"{MENU}<h1>题目</h1>{{}}<div>版权所有 2020 某某网</div>"])
+def test_paragraphs_are_read_whatever_they_are_made_of(body: str, around: str) -> None:
+    head = "<head><title>题目 - 某某网</title></head>"
+    found = extract_html(f"<html>{head}<body>{around.format(body)}</body></html>".encode())
+    assert found.text == "\n\n".join(PARAGRAPHS)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("他在<b>村口</b>\n等了很久，<i>天黑</i>\n  才<a href=/1>回家</a>。", "他在村口等了很久，天黑才回家。"),
+        ("He waited <b>at\nthe gate</b>\nuntil dark.", "He waited at the gate until dark."),
+        ("按<span class='menuitem'>文件</span>里的<span class='menu'>保存</span>。", "按文件里的保存。"),
+        (
+            "设 <math><mi>x</mi><annotation encoding='application/x-tex'>x^2</annotation></math> 为正数。",
+            "设 $x^2$ 为正数。",
+        ),
+        ("第一行，<br>第二行。", "第一行，\n第二行。"),
+    ],
+)
+def test_text_within_a_line(body: str, text: str) -> None:
+    assert extract_html(page(f"<p>{body}</p>{each('<p>{}</p>')}").encode()).text.split("\n\n")[0] == text
+
+
+def test_lists_tables_and_code_within_layout_tables_and_lists() -> None:
+    body = (
+        f"<p>{CHINESE}</p><ul><li>一<ul><li>一之一</li><li><a href=/1>一之二</a></li></ul></li><li>二</li></ul>"
+        "<table><tr><th>名</th><th>值</th></tr><tr><td><a href=/2>甲</a></td><td>1</td></tr></table>"
+        "<table><tr><td class=linenos><pre>1\n2</pre></td><td><div class=highlight><pre><span class=lineno>1 </span>"
+        "def f():\n    <span class='c1 comment'># note</span></pre></div></td></tr></table>"
+        f"<pre>{CHINESE[:20]}\n    {CHINESE[20:40]}</pre>"
+    )
+    blocks = extract_html(f"<table><tr><td>{body}</td></tr></table>".encode()).text.split("\n\n")
+    assert blocks == [
+        CHINESE,
+        "- 一\n  - 一之一\n  - 一之二\n- 二",
+        "名 | 值\n甲 | 1",
+        "```\ndef f():\n    # note\n```",
+        f"{CHINESE[:20]}\n    {CHINESE[20:40]}",
+    ]
+
+
 @pytest.mark.parametrize("method", ["accurate", "fast"])
 @pytest.mark.parametrize(
     ("payload", "status"),
@@ -148,8 +225,9 @@ def test_the_sample_is_read_as_well_as_trafilatura_reads_it(project: Path) -> No
         assert "\ufffd" not in (found.text or "")
         ours.append(overlap(found.text or "", row["body"]))
         theirs.append(overlap(trafilatura.extract(payload.decode(row["charset"])) or "", row["body"]))
-    assert sum(ours) / len(ours) > 0.95
-    assert sum(ours) / len(ours) > sum(theirs) / len(theirs) - 0.01
+    assert min(ours) > 0.85
+    assert sum(ours) / len(ours) > 0.98
+    assert sum(ours) / len(ours) > sum(theirs) / len(theirs) + 0.01
 
 
 def test_pages_of_the_corpus_are_read_by_their_true_charset(corpus: Path) -> None:
