@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VOLATILE = ("run",)
 LIBRARIES = (
-    "polars", "pyarrow", "numba", "numpy", "trafilatura", "resiliparse", "opencc", "ftfy", "datatrove", "tokenizers"
+    "polars", "pyarrow", "numba", "numpy", "lxml", "resiliparse", "opencc", "ftfy", "datatrove", "tokenizers"
 )  # fmt: skip
 
 
