@@ -78,7 +78,7 @@ def stacked_bars(
     rows: Sequence[str], series: Mapping[str, Sequence[float]], label: str, unit: str, width: float = 7.6
 ) -> str:
     """Horizontal bars, one a row, stacked by language; the total stands at the end of each."""
-    figure, axis = axes(width, 0.5 + 0.34 * len(rows))
+    figure, axis = axes(width, 0.75 + 0.34 * len(rows))
     places = np.arange(len(rows))[::-1]
     left = np.zeros(len(rows))
     for name, values in series.items():
@@ -93,8 +93,9 @@ def stacked_bars(
     axis.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axis.set_xlabel(unit)
     axis.grid(axis="y", visible=False)
-    if len(series) > 1:
-        axis.legend(loc="lower right", fontsize=8.5)
+    if len(series) > 1:  # above the bars: inside it would hide some of them
+        with mpl.rc_context(STYLE):
+            figure.legend(loc="outside upper right", fontsize=8.5, ncols=len(series))
     return svg(figure, label)
 
 

@@ -179,9 +179,11 @@ def reasons(stages: dict[str, Stage], examples: int, characters: int, seed: int)
         )
         for rule in counted["rejected_by"].unique().to_list():
             own = counted.filter(pl.col("rejected_by") == rule)
+            # documents that lost lines are judged by the filter's rules once more, after deduplication
+            again = "" if rule.startswith(f"{stage.name}.") else f" ({stage.name})"
             found.append(
                 Reason(
-                    rule=rule,
+                    rule=rule + again,
                     documents=int(own["n"].sum()),
                     size=int(own["bytes"].sum()),
                     by_language=dict(own.select("language", "n").rows()),
