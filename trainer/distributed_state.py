@@ -97,15 +97,10 @@ def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
         dcp.save(dict(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
 
 
-def load_tensors(tensors: Mapping[str, Tensor], folder: Path, may_lack: str | None = None) -> None:
-    """Read named tensors in place. ValueError when the folder does not hold what is asked for.
-
-    Tensors whose names begin with `may_lack` stay as they are when the folder has none of that name.
-    """
+def load_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Read named tensors in place. ValueError when the folder does not hold what is asked for."""
     reader = SafeReader(folder)
     names = reader.read_metadata().state_dict_metadata
-    if may_lack is not None:
-        tensors = {name: value for name, value in tensors.items() if name in names or not name.startswith(may_lack)}
     for name, tensor in tensors.items():
         if name not in names:
             raise ValueError(f"{folder}: it has no {name}; the checkpoint is of another model or optimiser")

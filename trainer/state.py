@@ -99,16 +99,10 @@ class TrainState:
         return Snapshot(weights, tensors)
 
     def load(self, folder: Path) -> None:
-        """Take over the state in `folder`, in place and with this run's own number of processes.
-
-        A checkpoint at the end of a stage holds that stage's optimiser; the next stage's, which has to be fresh, takes
-        from it the moments of parameters that it updates by the same rule, as a run does that was not interrupted.
-        """
-        position = read_position(folder)
-        hands_over = position.stage > 0 and position.stage_step == 0
+        """Take over the state in `folder`, in place and with this run's own number of processes."""
         load_weights(self.model, folder)
-        load_tensors(self.tensors(), folder / "optimizer", may_lack="optimizer." if hands_over else None)
-        self.position = position
+        load_tensors(self.tensors(), folder / "optimizer")
+        self.position = read_position(folder)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
