@@ -1,4 +1,4 @@
-"""Curves of one run or several together: loss, held-out bits per byte, gradient norm and learning rate over tokens."""
+"""Curves of one run or several together over tokens: losses, bits per byte, gradient norm and learning rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from trainer.metrics import METRICS_FILE, read_metrics
 
 PANELS = (
     ("loss", "loss (nats a target)"),
-    ("heldout_bits_per_byte", "held-out bits per byte"),
+    ("loss_by_task", "loss by task"),
+    ("bits_per_byte_by_language", "bits per byte of the targets, by language"),
+    ("heldout_bits_per_byte", "held-out bits per byte, by language"),
     ("grad_norm", "gradient norm"),
     ("learning_rate", "learning rate"),
 )
@@ -36,7 +38,7 @@ def plot_runs(runs: Sequence[Path], output: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(12, 8), constrained_layout=True)
+    figure, axes = plt.subplots(3, 2, figsize=(12, 11), constrained_layout=True)
     for run in runs:
         path = run / METRICS_FILE
         if not path.is_file():
