@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.autograd import attach_loss
 from model.config import ModelConfig
+from model.expert_by_expert import experts_in_turn, suits
 from model.feed_forward import FeedForward
 
 
@@ -129,10 +130,14 @@ class GroupedExperts(nn.Module):
         """The weighted sum of each token's chosen experts, (T, H)."""
         order_P = chosen_TK.flatten().argsort(stable=True)
         counts_E = chosen_TK.flatten().bincount(minlength=self.gate_up_proj.shape[0])
+        # The weights go in before the last product, where a pair is narrowest.
+        weights_P: Tensor = _Dispatch.apply(weights_TK.flatten().to(hidden_TH.dtype), order_P, 1)
+        if self.backend == "auto" and suits(hidden_TH):
+            return experts_in_turn(
+                hidden_TH, weights_P, self.gate_up_proj, self.down_proj, order_P, counts_E, chosen_TK.shape[1]
+            )
         gathered_PH: Tensor = _Dispatch.apply(hidden_TH, order_P, chosen_TK.shape[1])
         gate_PI, up_PI = expert_matmul(gathered_PH, self.gate_up_proj, counts_E, self.backend).chunk(2, dim=-1)
-        # The weights go in before the last product, where a pair is narrowest.
-        weights_P: Tensor = _Dispatch.apply(weights_TK.flatten().to(up_PI.dtype), order_P, 1)
         inner_PI = F.silu(gate_PI) * up_PI * weights_P[:, None]
         combined_TH: Tensor = _Combine.apply(
             expert_matmul(inner_PI, self.down_proj, counts_E, self.backend), order_P, chosen_TK.shape[1]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.build import build_model
 from model.config import ExpertsConfig, ModelConfig, MtpConfig
+from model.expert_by_expert import experts_in_turn, suits
 from model.experts import (
     GroupedExperts,
     MixtureOfExperts,
@@ -130,6 +131,49 @@ def test_experts_are_the_weighted_sum_of_the_chosen(backend: str) -> None:
             gate, up = (experts.gate_up_proj[chosen[t, k]] @ tokens[t]).chunk(2)
             expected += weights[t, k] * (experts.down_proj[chosen[t, k]] @ (gate * gate.sigmoid() * up))
         assert (ours[t] - expected).abs().max() < 1e-5
+
+
+def gradients(backend: str, dtype: torch.dtype) -> list[Tensor]:
+    """The output for tokens that leave experts 5 to 7 empty, and its gradients by all that it is made of."""
+    experts = GroupedExperts(changed(backend=backend))
+    initialised(experts)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(40, 32, generator=generator).to(dtype).requires_grad_()
+    chosen = torch.stack([torch.randperm(5, generator=generator)[:2] for _ in range(40)])
+    weights = torch.rand(40, 2, generator=generator).requires_grad_()
+    output = experts(tokens, weights, chosen)
+    assert (output.grad_fn.name() == "_ExpertsInTurnBackward") == (backend == "auto")
+    output.backward(torch.randn(40, 32, generator=generator).to(dtype))
+    made_of = (tokens, weights, experts.gate_up_proj, experts.down_proj)
+    return [output.detach(), *(tensor.grad for tensor in made_of if tensor.grad is not None)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_experts_in_turn_equal_the_loop_and_repeat_bit_by_bit(dtype: torch.dtype) -> None:
+    ours, again, loop = gradients("auto", dtype), gradients("auto", dtype), gradients("loop", dtype)
+    assert len(ours) == len(loop) == 5
+    for one, other, expected in zip(ours, again, loop, strict=True):
+        assert one.dtype == expected.dtype
+        assert torch.equal(one, other)
+        tolerance = {torch.float32: 1e-6, torch.bfloat16: 0.02, torch.float16: 0.003}[dtype]
+        assert (one - expected).abs().max() <= tolerance * expected.abs().max()
+    assert (ours[3][5:] == 0).all()
+    assert (ours[4][5:] == 0).all()
+    assert ours[3][:5].flatten(1).any(dim=1).all()
+
+
+def test_experts_in_turn_have_the_gradient_of_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.tensor([[0, 2], [2, 3], [3, 0], [2, 0], [0, 3]])
+    order, counts = chosen.flatten().argsort(stable=True), chosen.flatten().bincount(minlength=4)
+    shapes = (5, 6), (10,), (4, 8, 6), (4, 6, 4)
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *made_of: experts_in_turn(*made_of, order, counts, 2), inputs)
+
+
+def test_experts_in_turn_are_for_the_cpu() -> None:
+    assert suits(torch.empty(1, 1))
+    assert not suits(torch.empty(1, 1, device="meta"))
 
 
 def test_widths_that_the_grouped_product_refuses_take_the_loop() -> None:
