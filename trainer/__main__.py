@@ -100,7 +100,7 @@ def _pretrain(
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    model = build_sharded(config.model, device, config.seed, world)
+    model = build_sharded(config.model, device, config.seed, world, config.devices)
     if config.init_from and resume_from is None:
         load_initial(model, config, folder / "tokenizer", say)
     evaluator = Evaluator(config, data, tokenizer, device)

@@ -273,6 +273,10 @@ class DeviceConfig:
     """Threads of one process on a CPU; 0 takes the cores at hand, shared among the processes of the machine."""
     distributed: Literal["fsdp", "none"] = "fsdp"
     """How more than one process shares the model; fsdp shards parameters, gradients and optimiser."""
+    recompute: Literal["none", "layer"] = "none"
+    """layer: keep only each layer's input and compute the layer again in the backward pass; less memory, more time."""
+    compile: bool = False
+    """Compile each layer with torch.compile: faster steps after a first one that takes minutes, other rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
                 "epochs": loader.epochs(end + position.skipped_rows),
                 "memory": peak_memory(run.device),
             }
-            line["mfu"], line["hfu"] = model_flops_utilization(run.config.model, stage, line, run.device, run.world)
+            line["mfu"], line["hfu"] = model_flops_utilization(run.config, stage, line, run.device, run.world)
             run.write(line)
             interval.begin()
         if last_of_stage:

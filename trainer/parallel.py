@@ -17,18 +17,26 @@ from model.build import build_model
 from model.config import ModelConfig
 from model.initialisation import initialise
 from model.transformer import Transformer
+from trainer.blocks import wrap_blocks
+from trainer.config import DeviceConfig
 from trainer.devices import World
 
 
-def build_sharded(config: ModelConfig, device: torch.device, seed: int, world: World) -> Transformer:
+def build_sharded(
+    config: ModelConfig, device: torch.device, seed: int, world: World, devices: DeviceConfig | None = None
+) -> Transformer:
     """The model with its initial weights on `device`, sharded over all processes when there are more than one.
 
-    The weights are the same for any number of processes.
+    The weights are the same for any number of processes. `devices` says whether layers are recomputed and compiled.
     """
+    devices = devices or DeviceConfig()
     if world.size == 1:
-        return build_model(config, device, seed)
+        model = build_model(config, device, seed)
+        wrap_blocks([*model.layers, *model.mtp], devices)
+        return model
     mesh = init_device_mesh(device.type, (world.size,), mesh_dim_names=("data",))
     model = build_model(config, "meta", seed)
+    wrap_blocks([*model.layers, *model.mtp], devices)
     for block in [*model.layers, *model.mtp]:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from model.config import ModelConfig
 from model.flops import flops_per_token
-from trainer.config import StageConfig
+from trainer.config import RunConfig, StageConfig
 from trainer.devices import World, peak_flops
 
 
 def model_flops_utilization(
-    model: ModelConfig, stage: StageConfig, line: Mapping[str, Any], device: torch.device, world: World
+    config: RunConfig, stage: StageConfig, line: Mapping[str, Any], device: torch.device, world: World
 ) -> tuple[float | None, float | None]:
     """MFU and HFU of a log line, or None for a device whose peak is not known (every CPU).
 
@@ -23,6 +22,7 @@ def model_flops_utilization(
     peak = peak_flops(device)
     if peak is None:
         return None, None
-    flops = flops_per_token(model, (stage.data.window + 1) / 2)
+    flops = flops_per_token(config.model, (stage.data.window + 1) / 2)
     rate = line["tokens_per_second"] / (peak * world.size)
-    return flops.training * rate, flops.training * rate
+    recomputes = config.devices.recompute == "layer"
+    return flops.training * rate, (flops.training_with_recompute if recomputes else flops.training) * rate

@@ -18,7 +18,7 @@ from trainer.checkpoints import sweep
 from trainer.config import RunConfig, to_yaml
 
 # What may differ between the command that began a run and one that goes on with it: it changes no weight.
-MAY_CHANGE = ("checkpoint", "log", "devices.threads", "evaluation")
+MAY_CHANGE = ("checkpoint", "log", "devices.threads", "devices.recompute", "evaluation")
 
 
 def write_atomically(path: Path, text: str) -> None:
