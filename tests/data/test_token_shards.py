@@ -68,6 +68,30 @@ def test_layout_is_megatrons(tmp_path: Path, vocab_size: int) -> None:
         assert np.frombuffer(data, dtype=dtype, count=length, offset=pointer).tolist() == document.tolist()
 
 
+MEGATRONS_FILES = {
+    1000: (
+        "010002000300e70305000600",
+        "4d4d49444944580000 0100000000000000 08 0300000000000000 0400000000000000 03000000 01000000 02000000"
+        "0000000000000000 0600000000000000 0800000000000000"
+        "0000000000000000 0100000000000000 0200000000000000 0300000000000000",
+    ),
+    70_000: (
+        "010000000200000003000000e70300000500000006000000",
+        "4d4d49444944580000 0100000000000000 04 0300000000000000 0400000000000000 03000000 01000000 02000000"
+        "0000000000000000 0c00000000000000 1000000000000000"
+        "0000000000000000 0100000000000000 0200000000000000 0300000000000000",
+    ),
+}
+"""The two files that Megatron-LM's own IndexedDatasetBuilder (at d98e8a6) writes for three documents, by vocabulary."""
+
+
+@pytest.mark.parametrize("vocab_size", MEGATRONS_FILES)
+def test_the_bytes_are_megatrons(tmp_path: Path, vocab_size: int) -> None:
+    _write(tmp_path / "shard", [np.array([1, 2, 3]), np.array([999]), np.array([5, 6])], vocab_size)
+    for suffix, content in zip((".bin", ".idx"), MEGATRONS_FILES[vocab_size], strict=True):
+        assert (tmp_path / f"shard{suffix}").read_bytes() == bytes.fromhex(content)
+
+
 def test_sixteen_bits_below_megatrons_bound() -> None:
     assert token_dtype(65_499).itemsize == 2
     assert token_dtype(65_500).itemsize == 4
