@@ -12,7 +12,8 @@ import yaml
 
 from command_line import run_commands
 from tokenizer.__main__ import COMMANDS
-from tokenizer.config import Algorithm, PretokenizationConfig, SampleConfig, TokenizerConfig
+from tokenizer.byte_level import merge_byte_levels, merges_of, train_byte_level
+from tokenizer.config import Algorithm, MergeConfig, PretokenizationConfig, SampleConfig, TokenizerConfig
 from tokenizer.load import load_tokenizer
 from tokenizer.train import train
 
@@ -65,6 +66,21 @@ def test_merged_vocabularies_hold_both_languages(corpus_file: Path, tmp_path: Pa
     text = "窗户 the window, 清晨的阳光"
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert len(tokenizer.encode(text)) < len(text.encode()) / 2
+
+
+def test_merging_keeps_the_order_of_both_and_their_shares(documents: Rows, small_config: Configure) -> None:
+    """The merged list holds each vocabulary's first merges in their order, so many of each as the share says."""
+    config = small_config(algorithm="merged_bbpe", vocab_size=900, merge=MergeConfig(chinese_share=0.7))
+    chinese, english = (
+        train_byte_level([row["text"] for row in documents(name, 200)], config, 1200) for name in ("zh", "en")
+    )
+    merged = merges_of(merge_byte_levels(chinese, english, config, 336))
+    parts = [[pair for pair in merges_of(part) if pair in set(merged)] for part in (chinese, english)]
+    for part, backend in zip(parts, (chinese, english), strict=True):
+        assert part == merges_of(backend)[: len(part)]
+        assert part == [pair for pair in merged if pair in set(part)]
+    assert len(merged) == len(set(merged)) == 336 - 256
+    assert len(parts[0]) / len(merged) == pytest.approx(0.7, abs=0.02)
 
 
 def test_han_is_never_merged_beyond_its_rule(corpus_file: Path, tmp_path: Path, small_config: Configure) -> None:
