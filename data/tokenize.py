@@ -31,8 +31,9 @@ from tokenizer.load import Tokenizer, load_tokenizer
 if TYPE_CHECKING:
     from data.encode_kernels import FastEncoder
 
-KERNEL_PAYS_AFTER = 16_000_000
-"""Bytes of text that a process gives the library before the kernel takes over."""
+KERNEL_PAYS_AFTER = 3_000_000
+"""Bytes of text that a process gives the library before the kernel takes over: what the library encodes in the second
+that the kernel's tables and compiled code take to load (four seconds more where they were never compiled)."""
 
 MARKERS = ".done"
 """Folder beside the token shards: one JSON file an input shard that is done, with what it gave."""
@@ -150,7 +151,8 @@ def _encoder(tokenizer: Tokenizer, choice: str) -> Encoder:
     """This process's encoder of a tokenizer: its tables are made once and serve every shard."""
     key = tokenizer.digest, choice
     if key not in _encoders:
-        _encoders.clear()
+        for other in [other for other in _encoders if other[0] != tokenizer.digest]:
+            del _encoders[other]
         _encoders[key] = Encoder(tokenizer, choice)
     return _encoders[key]
 
