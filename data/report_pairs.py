@@ -105,7 +105,7 @@ def _examples(stage: Stage, shown: int) -> Markup:
 
 
 def _pair(row: dict[str, float], left: dict[str, str], right: dict[str, str]) -> Markup:
-    scores = " · ".join(f"{name} {row[name]:.2f}" for name in SCORES if row.get(name) is not None)
+    scores = " · ".join(f"{name} {row[name]:.2f}" for name in SCORES if row.get(name))
     a, b = marked(left["text"], right["text"])
     return Markup(
         '<details><summary><span class="rule">{} ↔ {}</span><span class="n">{}</span></summary>'

@@ -65,8 +65,12 @@ def funnel_section(steps: list[Step], tokens: dict[str, float]) -> Section:
     languages = languages_of(steps)
     names = [step.stage for step in steps]
     charts = [
-        stacked_bars(names, {x: [s.documents.get(x, 0) for s in steps] for x in languages}, "documents", "documents"),
-        stacked_bars(names, {x: [s.size.get(x, 0) / 1e6 for s in steps] for x in languages}, "megabytes", "MB of text"),
+        stacked_bars(
+            names, {x: [s.documents.get(x, 0) for s in steps] for x in languages}, "documents", "documents", 5.0
+        ),
+        stacked_bars(
+            names, {x: [s.size.get(x, 0) / 1e6 for s in steps] for x in languages}, "megabytes", "MB of text", 5.0
+        ),
     ]
     rows = []
     for before, step in zip([None, *steps[:-1]], steps, strict=True):

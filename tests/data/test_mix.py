@@ -17,7 +17,10 @@ from data.config import CorpusConfig
 from data.mix import MixConfig, QualityBucket, balance, base_weight, choose_validation, copies, draw, unit_interval
 from data.schema import document_id
 from data.sources import SourceConfig
-from tests.data.small_corpus import configuration, digests, record, run, write_inputs
+from tests.data.small_corpus import STAGES, configuration, digests, record, run, write_inputs
+from tokenizer.config import SampleConfig, TokenizerConfig
+from tokenizer.load import load_tokenizer
+from tokenizer.train import train as train_tokenizer
 
 
 def collection(rng: np.random.Generator, zh: int, en: int, mixed: int = 0) -> dict[str, dict[str, np.ndarray]]:
@@ -149,6 +152,32 @@ def test_mix_on_disk_is_what_its_record_says(mixed: Path) -> None:
     assert set(train["id"]) | set(validation["id"]) == set(
         pl.read_parquet(mixed / "decontaminate" / "kept" / "*.parquet")["id"]
     )
+
+
+def test_tokens_as_the_unit(mixed: Path, tmp_path: Path) -> None:
+    """The shares are of tokens, by the tokenizer that is given; without one, or with another, nothing is assumed."""
+    folder = tmp_path / "tokenizer"
+    train_tokenizer(
+        TokenizerConfig(vocab_size=700, sample=SampleConfig(megabytes=1)),
+        sorted((mixed / "mix" / "train").glob("*.parquet")),
+        folder,
+    )
+    inputs, workspace = write_inputs(tmp_path / "in"), tmp_path / "w"
+    config = configuration(inputs, mix=MixConfig(unit="tokens", zh_share=0.4, validation_share=0.1, shard_mb=0.05))
+    run(config, workspace, *STAGES[:-1])
+    with pytest.raises(ValueError, match="give --tokenizer"):
+        run(config, workspace, "mix")
+    assert not run(config, workspace, "mix", tokenizer=folder)["mix"]["skipped"]
+    assert run(config, workspace, "mix", tokenizer=folder)["mix"]["skipped"]
+    table = read(workspace, "train")
+    tokenizer = load_tokenizer(folder)
+    tokens = table.select("language", pl.Series("n", [len(tokenizer.encode(text)) + 1 for text in table["text"]]))
+    total = dict(tokens.group_by("language").agg(pl.col("n").sum()).rows())
+    both = total.get("mixed", 0) / 2
+    assert (total["zh"] + both) / (total["zh"] + total["en"] + 2 * both) == pytest.approx(0.4, abs=0.03)
+    # the same share of bytes is another mix: a token of Chinese stands for fewer bytes here than one of English
+    size = dict(table.group_by("language").agg(pl.col("text").str.len_bytes().sum()).rows())
+    assert abs(size["zh"] / (size["zh"] + size["en"]) - total["zh"] / (total["zh"] + total["en"])) > 0.02
 
 
 def test_order_is_shuffled(mixed: Path) -> None:
