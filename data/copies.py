@@ -323,9 +323,12 @@ def clusters_of(collection: Collection, joined: pl.DataFrame, following: pl.Data
     leaders = exact.select(pl.col("leader").alias("document"), "root").unique().join(near, on="document", how="anti")
     alone = pl.concat([near, leaders]).with_columns(pl.col("document").alias("leader"))
     members = pl.concat([alone, exact.select("document", "root", "leader")])
-    described = pl.scan_parquet(parts(collection.work / "documents"), glob=False)
-    table = members.lazy().join(described, on="document", how="inner").collect()
-    table = table.with_columns((pl.col("document") < collection.new_documents).alias("new"))
+    # one shard's descriptions at a time: only members' are held
+    described = [
+        pl.read_parquet(path, glob=False).join(members, on="document", how="inner")
+        for path in parts(collection.work / "documents")
+    ]
+    table = pl.concat(described).with_columns((pl.col("document") < collection.new_documents).alias("new"))
     # what is indexed survives; else the best: high quality, great length, early date, small id; null is worst
     descending = {"quality": True, "length": True, "date": False, "id": False}
     order = list(collection.config.prefer) + [name for name in ("id",) if name not in collection.config.prefer]

@@ -182,20 +182,26 @@ def sample_pairs(verified: list[Path], documents: list[Path], each: int = 200) -
     if not verified:
         strings = {"left_id": pl.String, "right_id": pl.String, "clause": pl.String}
         return pl.DataFrame(schema={name: strings.get(name, pl.Float32) for name in columns})
-    pairs = pl.scan_parquet(verified, glob=False)
     chosen = []
     for number, name in enumerate(CLAUSES):
         nearness = pl.coalesce("similarity", "jaccard") if name in ("refused", "edited") else pl.col("jaccard")
-        ranked = pairs.filter(pl.col("clause") == number).with_columns(nearness.alias("nearness"))
-        ranked = ranked.sort(["nearness", "left", "right"], descending=[name == "refused", False, False])
-        chosen.append(ranked.head(each).drop("nearness").collect())
-    ids = pl.scan_parquet(documents, glob=False).select("document", "id")
+        nearest = pl.DataFrame()
+        for path in verified:  # one part at a time: pairs may be more than memory holds
+            part = pl.read_parquet(path, glob=False).filter(pl.col("clause") == number)
+            ranked = pl.concat([nearest, part.with_columns(nearness.alias("nearness"))], how="diagonal")
+            nearest = ranked.sort(["nearness", "left", "right"], descending=[name == "refused", False, False]).head(
+                each
+            )
+        chosen.append(nearest.drop("nearness"))
+    shown = pl.concat(chosen)
+    numbers = pl.concat([shown["left"], shown["right"].rename("left")]).unique().implode()
+    ids = pl.concat(
+        pl.read_parquet(path, columns=["document", "id"], glob=False).filter(pl.col("document").is_in(numbers))
+        for path in documents
+    )
     return (
-        pl.concat(chosen)
-        .lazy()
-        .join(ids.rename({"document": "left", "id": "left_id"}), on="left", how="left", maintain_order="left")
+        shown.join(ids.rename({"document": "left", "id": "left_id"}), on="left", how="left", maintain_order="left")
         .join(ids.rename({"document": "right", "id": "right_id"}), on="right", how="left", maintain_order="left")
         .with_columns(pl.col("clause").replace_strict(dict(enumerate(CLAUSES)), return_dtype=pl.String))
         .select(columns)
-        .collect()
     )
