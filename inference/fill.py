@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from inference.rows import Row, numbering_for, span_position
 from inference.sampling import SamplingConfig, choose, next_log_probabilities
+from model.transformer import Transformer
 from objectives.blank_infilling import BlankTask
 from objectives.config import ObjectiveConfig
 from tokenizer.load import Tokenizer
@@ -68,7 +68,7 @@ def check_can_fill(objective: ObjectiveConfig) -> None:
 
 
 def fill(
-    model: nn.Module,
+    model: Transformer,
     tokenizer: Tokenizer,
     objective: ObjectiveConfig,
     text: str,
@@ -78,8 +78,12 @@ def fill(
     max_positions: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    use_cache: bool = True,
 ) -> Filled:
-    """Fill every blank of `text`, from left to right. ValueError when it has none or is too long."""
+    """Fill every blank of `text`, from left to right. ValueError when it has none or is too long.
+
+    use_cache: keep keys and values, so that a token costs one token's work and not the whole row's.
+    """
     check_can_fill(objective)
     device = device or torch.device("cpu")
     sampling = sampling or SamplingConfig()
@@ -91,6 +95,7 @@ def fill(
     if max_positions is not None and len(ids) + 2 * len(places) > max_positions:
         raise ValueError(f"the text has {len(ids)} tokens, too many for the model's {max_positions} positions")
     row = Row(list(ids), len(ids), objective.blank_infilling.positions == "glm")
+    row.cache = model.new_cache() if use_cache else None
     generator = torch.Generator().manual_seed(seed)
     spans: dict[int, list[int]] = {}
     blanks = []
@@ -106,7 +111,7 @@ def fill(
 
 
 def _fill_one(
-    model: nn.Module,
+    model: Transformer,
     tokenizer: Tokenizer,
     objective: ObjectiveConfig,
     row: Row,

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from inference.fill import fill, not_text
 from inference.rows import Row
 from inference.sampling import SamplingConfig, choose, next_log_probabilities
+from model.transformer import Transformer
 from objectives.config import ObjectiveConfig
 from tokenizer.load import Tokenizer
 
@@ -30,7 +30,7 @@ class Continuation:
 
 
 def generate(
-    model: nn.Module,
+    model: Transformer,
     tokenizer: Tokenizer,
     objective: ObjectiveConfig,
     prompt: str,
@@ -40,12 +40,16 @@ def generate(
     max_positions: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    use_cache: bool = True,
 ) -> Continuation:
-    """Go on after `prompt` for at most `max_tokens` tokens."""
+    """Go on after `prompt` for at most `max_tokens` tokens.
+
+    use_cache: keep keys and values, so that a token costs one token's work and not the whole row's.
+    """
     if objective.kind == "blank_infilling":
         filled = fill(
             model, tokenizer, objective, f"{prompt}[gMASK]", sampling=sampling, max_tokens=max_tokens,
-            max_positions=max_positions, seed=seed, device=device,
+            max_positions=max_positions, seed=seed, device=device, use_cache=use_cache,
         )  # fmt: skip
         blank = filled.blanks[-1]
         chance = math.fsum(math.log(max(p, 1e-300)) for p in blank.probabilities)
@@ -57,7 +61,7 @@ def generate(
     if max_positions is not None and len(ids) >= max_positions:
         raise ValueError(f"the prompt has {len(ids)} tokens, too many for the model's {max_positions} positions")
     room = max_tokens if max_positions is None else min(max_tokens, max_positions - len(ids))
-    row = Row(list(ids), 0)
+    row = Row(list(ids), 0, cache=model.new_cache() if use_cache else None)
     forbidden = not_text(tokenizer, but=[special.endoftext])
     generator = torch.Generator().manual_seed(seed)
     written: list[int] = []

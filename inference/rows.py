@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.cache import Cache
 from objectives.blank_infilling import BlankTask, numbering_of
 from objectives.config import ObjectiveConfig
 from objectives.layout import Numbering
@@ -35,6 +36,9 @@ class Row:
     second: list[int] = field(default_factory=list)
     """The second position, where there are two: 0 in the context, 1, 2, ... in a span."""
 
+    cache: Cache | None = None
+    """Keys and values of the row's first tokens, so that only the others are read (`Transformer.new_cache`)."""
+
     def __post_init__(self) -> None:
         self.first = list(range(len(self.tokens)))
         self.second = [0] * len(self.tokens)
@@ -49,17 +53,21 @@ class Row:
         self.second.append(inner)
 
     def copy(self) -> Row:
-        """A row that grows by itself."""
+        """A row that grows by itself, without the cache."""
         row = Row(list(self.tokens), self.context, self.two_dimensional)
         row.first, row.second = list(self.first), list(self.second)
         return row
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
-        """What the model reads, with one row."""
+        """What the model reads, with one row: all of it, or what the cache does not hold."""
         length = len(self.tokens)
+        past = 0 if self.cache is None else self.cache.length
         positions = np.array([self.first, self.second]) if self.two_dimensional else np.array(self.first)
-        inputs = {"tokens": torch.tensor([self.tokens]), "positions": torch.from_numpy(positions)[None]}
-        if self.context:
+        inputs = {
+            "tokens": torch.tensor([self.tokens[past:]]),
+            "positions": torch.from_numpy(positions[..., past:])[None],
+        }
+        if self.context and not past:
             inputs["document"] = torch.zeros(1, length, dtype=torch.int64)
             inputs["context_end"] = torch.full((1, length), self.context)
         return {name: tensor.to(device) for name, tensor in inputs.items()}

@@ -31,9 +31,9 @@ class SamplingConfig:
 def next_log_probabilities(model: nn.Module, row: Row, device: torch.device, forbidden: Sequence[int]) -> Tensor:
     """(V,) log probabilities of the token after the row's last, in float32 on the CPU.
 
-    `forbidden` tokens are left out and the rest share their probability.
+    `forbidden` tokens are left out and the rest share their probability. A row's cache takes in what is read.
     """
-    logits = model(**row.inputs(device)).logits[0, -1].float().cpu()
+    logits = model(**row.inputs(device), cache=row.cache).logits[0, -1].float().cpu()
     if len(forbidden):
         logits[torch.as_tensor(list(forbidden))] = float("-inf")
     return logits.log_softmax(dim=-1)

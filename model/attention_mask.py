@@ -83,6 +83,15 @@ def build(
     return AttentionMask(backend, boolean=visible.unsqueeze(1), queries=queries)
 
 
+def after(past: int, length: int, backend: Backend, device: torch.device) -> AttentionMask:
+    """The mask of `length` tokens behind `past` others (a cache's), each of which sees all before it."""
+    stop = torch.arange(past + 1, past + length + 1, device=device).unsqueeze(0)
+    if backend == "ranges":
+        return AttentionMask(backend, ranges=(torch.zeros_like(stop), stop))
+    place = torch.arange(past + length, device=device)
+    return AttentionMask("sdpa", boolean=(place < stop.unsqueeze(-1)).unsqueeze(1))
+
+
 def boolean_mask(document: Tensor, context_end: Tensor) -> Tensor:
     """The rule for all pairs: (B, S, S) boolean, queries in rows, keys in columns."""
     position = torch.arange(document.shape[1], device=document.device)

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from model.attention_mask import AttentionMask
+from model.cache import Cache
 from model.rope import Rotation
 
 SparseMode = Literal["off", "warmup", "sparse"]
@@ -24,6 +25,9 @@ class BlockInputs:
     sparse_mode: SparseMode = "off"
     indexer_loss_weight: float = 0.0
     """Weight of the indexers' KL beside the main loss."""
+
+    cache: Cache | None = None
+    """Keys and values of the tokens before this call's, in inference."""
 
     @property
     def frozen(self) -> bool:

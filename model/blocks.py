@@ -5,12 +5,13 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import build_attention
+from model.attention import MultiHeadAttention
 from model.autograd import learning, linked
 from model.block_inputs import BlockInputs
 from model.config import ModelConfig
 from model.experts import MixtureOfExperts
 from model.feed_forward import build_feed_forward
+from model.latent_attention import LatentAttention
 from model.layers import build_norm
 
 
@@ -27,7 +28,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer_index: int) -> None:
         super().__init__()
         self.input_layernorm = build_norm(config.norm, config.hidden_size)
-        self.self_attn = build_attention(config)
+        attention = LatentAttention if config.attention.kind == "latent" else MultiHeadAttention
+        self.self_attn = attention(config, layer_index)
         self.post_attention_layernorm = build_norm(config.norm, config.hidden_size)
         sparse = config.is_sparse_layer(layer_index)
         self.mlp: nn.Module = MixtureOfExperts(config) if sparse else build_feed_forward(config)

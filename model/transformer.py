@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import backend_for
-from model.attention_mask import AttentionMask, Backend, build
+from model.attention_mask import AttentionMask, Backend, after, build
 from model.autograd import learning, linked, scale_gradient
 from model.block_inputs import BlockInputs, SparseMode
 from model.blocks import Block
+from model.cache import Cache
 from model.config import ModelConfig
 from model.layers import COMPUTE_DTYPES, build_norm
 from model.losses import chunked_cross_entropy
@@ -81,6 +82,7 @@ class Transformer(nn.Module):
         *,
         attention_mask: AttentionMask | None = None,
         auxiliary_scale: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> ModelOutput:
         """Logits, or with targets the loss of each token.
 
@@ -89,16 +91,20 @@ class Transformer(nn.Module):
         targets are already shifted (target i is what position i should say); a negative one is not scored, which saves
         its output projection on the CPU. attention_mask: what `attention_mask.build` gave for this batch, when it was
         prepared ahead. auxiliary_scale: scalar float32 tensor by which gradients of auxiliary losses (sums over tokens)
-        are multiplied, the same factor as the main loss's; None is 1 / (B * S).
+        are multiplied, the same factor as the main loss's; None is 1 / (B * S). cache: of `new_cache`, for inference;
+        the tokens follow those that it holds, see them all, and are added to it.
         """
+        past = 0 if cache is None else cache.length
         if positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        if attention_mask is None:
+            positions = torch.arange(past, past + tokens.shape[1], device=tokens.device).expand_as(tokens)
+        if attention_mask is None and past:
+            attention_mask = after(past, tokens.shape[1], self.mask_backend(tokens.device), tokens.device)
+        elif attention_mask is None:
             attention_mask = build(document, context_end, self.mask_backend(tokens.device))
         if auxiliary_scale is None:
             auxiliary_scale = torch.tensor(1.0 / tokens.numel(), device=tokens.device)
         inputs = BlockInputs(
-            self._rotation(positions), attention_mask, auxiliary_scale, self._mode(), self.indexer_loss_weight
+            self._rotation(positions), attention_mask, auxiliary_scale, self._mode(), self.indexer_loss_weight, cache
         )
 
         with learning(not inputs.frozen):
@@ -147,6 +153,10 @@ class Transformer(nn.Module):
         with learning(not inputs.frozen):
             losses, z_losses = chunked_cross_entropy(hidden_states, self._output_weight(), targets)
         return (linked(losses, hidden_states) if inputs.frozen else losses), z_losses
+
+    def new_cache(self) -> Cache:
+        """An empty cache for one batch of rows in inference: give it to every call that reads on."""
+        return Cache(len(self.layers))
 
     def set_embedding_gradient_shrink(self, alpha: float) -> None:
         """Change α during a run, as GLM-130B's authors did."""
