@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from command_line import Parser, print_figures, run_commands
 from data.token_shards import TokenShard, find_shards
 from evaluation.bits_per_byte import bits_per_byte, build_heldout_set
-from evaluation.fill_accuracy import fill_accuracy
+from evaluation.fill_accuracy import build_blanks, score_blanks
 from evaluation.kneser_ney import kneser_ney_bits_per_byte
 from evaluation.unigram import unigram_bits_per_byte
 from evaluation.xz import xz_bits_per_byte
@@ -133,10 +133,11 @@ def fill_accuracy_command(argv: list[str]) -> int:
     )
     args = parser.read(argv)
     run = load_run(args.run, args.step, args.device)
-    figures = fill_accuracy(
-        run.model, documents_of(Path(args.data) / "validation"), run.objective, run.window, run.tokenizer,
-        run.device, rows_per_language=args.limit or 64,
+    blanks = build_blanks(
+        documents_of(Path(args.data) / "validation"), run.objective, run.window, run.tokenizer,
+        rows_per_language=args.limit or 64,
     )  # fmt: skip
+    figures = score_blanks(run.model, blanks, run.device)
     print_figures({**_describe(run), "fill_accuracy": figures}, args.json)
     return 0
 

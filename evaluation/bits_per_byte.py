@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from evaluation.processes import over_processes
 from objectives.config import ObjectiveConfig
 from objectives.heldout import HeldoutRows, heldout_rows
 from tokenizer.special_tokens import SpecialTokens
@@ -95,17 +96,21 @@ def token_nats(model: nn.Module, rows: HeldoutRows, device: torch.device) -> NDA
 
 
 def bits_per_byte(model: nn.Module, heldout: HeldoutSet, device: torch.device) -> dict[str, float]:
-    """Bits per byte of each language. The model's mode (training or not) is put back afterwards."""
+    """Bits per byte of each language, measured by all processes together.
+
+    The model's mode (training or not) is put back afterwards.
+    """
     was_training = model.training
     model.eval()
+    items = [(language, rows) for language, batches in heldout.batches.items() for rows in batches]
     try:
-        result = {}
-        for language, batches in heldout.batches.items():
-            nats = sum(float(token_nats(model, rows, device).sum()) for rows in batches)
-            result[language] = nats / math.log(2) / scored_bytes(batches)
+        nats = over_processes(items, lambda item: [float(token_nats(model, item[1], device).sum())], 1, device)
     finally:
         model.train(was_training)
-    return result
+    return {
+        language: sum(nats[[item[0] == language for item in items], 0].tolist()) / math.log(2) / scored_bytes(batches)
+        for language, batches in heldout.batches.items()
+    }
 
 
 def scored_bytes(batches: Iterable[HeldoutRows]) -> int:

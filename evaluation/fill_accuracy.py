@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from evaluation.bits_per_byte import language_of
+from evaluation.processes import over_processes
 from objectives.blank_infilling import BlankInfilling, source_stride
 from objectives.config import ObjectiveConfig
 from objectives.example import Batch
@@ -52,49 +53,64 @@ def blank_rows(
 
 
 @torch.no_grad()
-def score_blanks(model: nn.Module, batch: Batch, device: torch.device, rows_at_once: int = 4) -> dict[str, float]:
-    """Share of right tokens and of right blanks, ends included."""
-    right, total, right_blanks, blanks = 0, 0, 0, 0
-    for start in range(0, len(batch.tokens), rows_at_once):
-        part = slice(start, start + rows_at_once)
-        names = ("tokens", "positions", "document", "context_end")
-        inputs = {name: torch.from_numpy(getattr(batch, name)[part].astype(np.int64)).to(device) for name in names}
-        best = model(**inputs).logits.argmax(dim=-1).cpu().numpy()
-        scored = batch.loss_weights[part] > 0
-        hit = (best == batch.targets[part])[scored]
-        # Spans lie end to end in Part B; each begins where its input is <sop>, the first input of Part B.
-        begins = np.flatnonzero(batch.tokens[part][scored] == batch.tokens[part][scored][0])
-        whole = np.logical_and.reduceat(hit, begins)
-        right, total = right + int(hit.sum()), total + len(hit)
-        right_blanks, blanks = right_blanks + int(whole.sum()), blanks + len(whole)
-    return {"tokens": right / total, "blanks": right_blanks / blanks, "count": blanks}
+def score_rows(model: nn.Module, batch: Batch, part: slice, device: torch.device) -> tuple[int, int, int, int]:
+    """Of some rows: right tokens, tokens, right blanks, blanks; ends included."""
+    names = ("tokens", "positions", "document", "context_end")
+    inputs = {name: torch.from_numpy(getattr(batch, name)[part].astype(np.int64)).to(device) for name in names}
+    best = model(**inputs).logits.argmax(dim=-1).cpu().numpy()
+    scored = batch.loss_weights[part] > 0
+    hit = (best == batch.targets[part])[scored]
+    # Spans lie end to end in Part B; each begins where its input is <sop>, the first input of Part B.
+    begins = np.flatnonzero(batch.tokens[part][scored] == batch.tokens[part][scored][0])
+    whole = np.logical_and.reduceat(hit, begins)
+    return int(hit.sum()), len(hit), int(whole.sum()), len(whole)
 
 
-def fill_accuracy(
-    model: nn.Module,
+def score_blanks(
+    model: nn.Module, blanks: Mapping[str, Batch], device: torch.device, rows_at_once: int = 4
+) -> dict[str, dict[str, float]]:
+    """For each language, the share of right tokens and of right blanks, ends included, by all processes together.
+
+    The model's mode (training or not) is put back afterwards.
+    """
+    items = [
+        (language, slice(start, start + rows_at_once))
+        for language, batch in blanks.items()
+        for start in range(0, len(batch.tokens), rows_at_once)
+    ]
+    was_training = model.training
+    model.eval()
+    try:
+        counts = over_processes(items, lambda item: score_rows(model, blanks[item[0]], item[1], device), 4, device)
+    finally:
+        model.train(was_training)
+    result = {}
+    for language in blanks:
+        right, total, right_blanks, all_blanks = counts[[item[0] == language for item in items]].sum(axis=0).tolist()
+        result[language] = {"tokens": right / total, "blanks": right_blanks / all_blanks, "count": int(all_blanks)}
+    return result
+
+
+def build_blanks(
     documents: Mapping[str, Iterable[NDArray[np.integer]]],
     objective: ObjectiveConfig,
     window: int,
     tokenizer: Tokenizer,
-    device: torch.device,
     *,
     rows_per_language: int = 64,
-) -> dict[str, dict[str, float]]:
-    """For each language, the share of right tokens and blanks. ValueError for a model that fills no blanks."""
+) -> dict[str, Batch]:
+    """Each language's rows of blanks. ValueError for a model that fills no blanks, or text too short for a row."""
     if objective.kind != "blank_infilling":
         raise ValueError("this run's model is causal and was not trained to fill blanks")
     by_language: dict[str, list[Iterable[NDArray[np.integer]]]] = {}
     for source in sorted(documents):
         by_language.setdefault(language_of(source), []).append(documents[source])
     result = {}
-    was_training = model.training
-    model.eval()
     for language, parts in by_language.items():
         chained = itertools.chain.from_iterable(parts)
         batch = blank_rows(chained, objective, window, tokenizer, rows_per_language)
-        if batch is not None:
-            result[language] = score_blanks(model, batch, device)
-    model.train(was_training)
+        if batch is not None and batch.loss_weights.any():
+            result[language] = batch
     if not result:
         raise ValueError("the validation shards are shorter than one row: no blank can be drawn")
     return result

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from command_line import Parser, run_commands
 from data.token_shards import TokenShard, find_shards
 from evaluation.bits_per_byte import HeldoutSet, bits_per_byte, build_heldout_set
+from evaluation.fill_accuracy import build_blanks, score_blanks
+from objectives.example import Batch
 from tokenizer.load import Tokenizer, load_tokenizer
 from trainer import checkpoints, devices
 from trainer.config import RunConfig, StageConfig, with_total_steps
@@ -124,28 +128,46 @@ def _pretrain(
 
 
 class Evaluator:
-    """Held-out bits per byte for the loop; the rows of a stage's window and objective are made once."""
+    """Held-out figures for the loop; the rows of a stage's window and objective are made once."""
 
     def __init__(self, config: RunConfig, data: Path | None, tokenizer: Tokenizer, device: torch.device) -> None:
         self.config, self.data, self.tokenizer, self.device = config, data, tokenizer, device
         self.sets: dict[str, HeldoutSet] = {}
+        self.blanks: dict[str, dict[str, Batch]] = {}
 
     def __call__(self, model: nn.Module, stage: StageConfig) -> dict[str, Any]:
-        """The line's figures: bits per byte of each language; nothing without held-out text."""
+        """The line's figures: bits per byte and blanks filled right, a language; nothing without held-out text."""
         if self.data is None:
             return {}
         if stage.name not in self.sets:
-            shards = find_shards(self.data / "validation")
-            documents = {
-                source: (shard[i] for prefix in prefixes for shard in [TokenShard(prefix)] for i in range(len(shard)))
-                for source, prefixes in shards.items()
-            }
-            self.sets[stage.name] = build_heldout_set(
-                documents, stage.objective, stage.data.window, self.tokenizer.special, self.tokenizer.byte_lengths,
-                rows_per_language=self.config.evaluation.rows_per_language,
-                rows_in_batch=self.config.evaluation.batch_rows,
-            )  # fmt: skip
-        return {"heldout_bits_per_byte": bits_per_byte(model, self.sets[stage.name], self.device)}
+            self._make_rows(stage, self.data)
+        figures: dict[str, Any] = {"heldout_bits_per_byte": bits_per_byte(model, self.sets[stage.name], self.device)}
+        if stage.name in self.blanks:
+            figures["heldout_fill_accuracy"] = score_blanks(model, self.blanks[stage.name], self.device)
+        return figures
+
+    def _make_rows(self, stage: StageConfig, data: Path) -> None:
+        config = self.config.evaluation
+        self.sets[stage.name] = build_heldout_set(
+            _documents(data), stage.objective, stage.data.window, self.tokenizer.special, self.tokenizer.byte_lengths,
+            rows_per_language=config.rows_per_language, rows_in_batch=config.batch_rows,
+        )  # fmt: skip
+        if stage.objective.kind == "blank_infilling" and config.fill_rows_per_language:
+            try:
+                self.blanks[stage.name] = build_blanks(
+                    _documents(data), stage.objective, stage.data.window, self.tokenizer,
+                    rows_per_language=config.fill_rows_per_language,
+                )  # fmt: skip
+            except ValueError as error:  # too little held-out text for a row of blanks
+                checkpoints.warn(f"stage {stage.name}: {error}")
+
+
+def _documents(data: Path) -> dict[str, Iterator[np.ndarray]]:
+    """The held-out documents of each source."""
+    return {
+        source: (shard[i] for prefix in prefixes for shard in [TokenShard(prefix)] for i in range(len(shard)))
+        for source, prefixes in find_shards(data / "validation").items()
+    }
 
 
 def plan_command(argv: list[str]) -> int:

@@ -229,9 +229,13 @@ class EvaluationConfig:
     """Held-out windows a language."""
     batch_rows: int = 8
     """Windows of one forward pass."""
+    fill_rows_per_language: int = 16
+    """Rows of held-out blanks a language (blank infilling) of which the share filled right is measured; 0: none."""
 
     def __post_init__(self) -> None:
-        _require(self.every >= 0, "every: expected 0 or more")
+        _require(
+            self.every >= 0 and self.fill_rows_per_language >= 0, "every, fill_rows_per_language: expected 0 or more"
+        )
         _require(
             self.rows_per_language > 0 and self.batch_rows > 0, "rows_per_language, batch_rows: expected 1 or more"
         )

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from model.experts import expert_counts, routers, update_expert_bias
-from model.indexer import indexer_sums, reset_indexer_losses
 from model.transformer import Transformer
-from objectives.example import TASKS
+from objectives.example import TASKS, Batch
 from trainer.config import RunConfig, StageConfig
 from trainer.devices import peak_memory
+from trainer.figures import Taken, WeightsBefore, indexer_divergences
 from trainer.gradients import clip, gradient_norms
 from trainer.metrics import Interval
 from trainer.parallel import broadcast_object, sum_over_processes
@@ -28,7 +27,7 @@ from trainer.spikes import SpikeError, judge, roll_back, spikes_in_a_row
 from trainer.stability import LossScale, SpikeStatistics
 from trainer.stages import build_optimizer, hand_over, open_loader, prepare_model, read_batches
 from trainer.state import TrainState, position_of, seed_step
-from trainer.step import LossWeights, StepResult, StepRunner, passes_of
+from trainer.step import LossWeights, StepRunner, passes_of
 
 
 def train(run: Run, model: Transformer, resume_from: Path | None) -> TrainState:
@@ -80,10 +79,8 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
     boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
     for note in loader.describe(boundaries[-1]):
         run.say(f"stage {stage.name}: {note}")
-    mtp = run.config.model.mtp
-    runner = StepRunner(state.model, run.tokenizer.byte_lengths, run.device, run.world, mtp_depth=mtp.depth)
-    mtp_weight = mtp.loss_weight if stage.mtp_loss_weight is None else stage.mtp_loss_weight
-    weights = LossWeights(mtp=mtp_weight, z_loss=stage.z_loss)
+    depth = run.config.model.mtp.depth
+    runner = StepRunner(state.model, run.tokenizer.byte_lengths, run.device, run.world, mtp_depth=depth)
     interval = Interval(TASKS, loader.source_names)
     batches = read_batches(run, loader, boundaries, position)
     while position.stage_step < stage.steps:
@@ -91,40 +88,24 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
         batch = next(batches)
         interval.loader_seconds += time.perf_counter() - began
         first, end = boundaries[position.stage_step : position.stage_step + 2]
+        last_of_stage = position.stage_step + 1 == stage.steps
+        logs = (position.step + 1) % run.config.log.every == 0 or last_of_stage
         progress = progress_of(stage, boundaries, position.stage_step)
 
-        seed_step(run.config.seed, position.step, run.world.rank)
-        if stage.embedding_shrink is not None:
-            state.model.set_embedding_gradient_shrink(embedding_gradient_share(stage.embedding_shrink, progress))
-        rate = learning_rate(stage.schedule, progress)
-        passes = passes_of(end - first, stage.batch.micro_batch_rows, run.world)
-        result = runner.run(batch, stage.batch.micro_batch_rows, passes, weights, state.loss_scale.scale)
-        norm, norms = gradient_norms(state.model, state.loss_scale.scale)
-        clip(state.model, norm, stage.optimizer.gradient_clip, state.loss_scale.scale)
-        factor = judge(run, state, result, norm, first)
-        state.optimizer.step(rate, factor)
-        state.optimizer.zero_grad()
-        load = balance_experts(state, run.config, stage)
-        divergences = indexer_divergences(state)
-
+        taken = take_step(run, state, stage, runner, batch, (first, end), progress, measured=logs)
         if spikes_in_a_row(run, state):
             raise SpikeError(end + position.skipped_rows)
         tokens = (end - first) * stage.data.window
         position.step += 1
         position.stage_step += 1
         position.tokens += tokens
-        interval.add(result, tokens)
-        last_of_stage = position.stage_step == stage.steps
-        if position.step % run.config.log.every == 0 or last_of_stage:
+        interval.add(taken.result, tokens)
+        if logs:
             line = {
                 "step": position.step,
                 "stage": stage.name,
                 "tokens": position.tokens,
-                "loss": result.loss.item(),
-                "learning_rate": rate,
-                "grad_norm": norm.item(),
-                "grad_norm_by_part": {name: value.item() for name, value in norms.items()},
-                **describe_extras(state, result, load, divergences),
+                **taken.describe(state),
                 **interval.summary(),
                 "epochs": loader.epochs(end + position.skipped_rows),
                 "memory": peak_memory(run.device),
@@ -141,6 +122,53 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
             return
 
 
+def take_step(
+    run: Run,
+    state: TrainState,
+    stage: StageConfig,
+    runner: StepRunner,
+    batch: Batch,
+    rows: tuple[int, int],
+    progress: float,
+    *,
+    measured: bool,
+) -> Taken:
+    """Forward, backward, clip, step. `batch` is this process's part of the global step's `rows` (first row, end).
+
+    measured: also find how far the weights moved, for which they are copied.
+    """
+    first, end = rows
+    seed_step(run.config.seed, state.position.step, run.world.rank)
+    if stage.embedding_shrink is not None:
+        state.model.set_embedding_gradient_shrink(embedding_gradient_share(stage.embedding_shrink, progress))
+    rate = learning_rate(stage.schedule, progress)
+    passes = passes_of(end - first, stage.batch.micro_batch_rows, run.world)
+    weights = loss_weights(run.config, stage)
+    result = runner.run(batch, stage.batch.micro_batch_rows, passes, weights, state.loss_scale.scale)
+    norm, norms = gradient_norms(state.model, state.loss_scale.scale)
+    clip(state.model, norm, stage.optimizer.gradient_clip, state.loss_scale.scale)
+    factor = judge(run, state, result, norm, first)
+    before = WeightsBefore(state.model) if measured else None
+    state.optimizer.step(rate, factor)
+    updates = before.ratios() if before else {}
+    state.optimizer.zero_grad()
+    return Taken(
+        result=result,
+        rate=rate,
+        norm=norm,
+        norms=norms,
+        load=balance_experts(state, run.config, stage),
+        divergences=indexer_divergences(state),
+        updates=updates,
+    )
+
+
+def loss_weights(config: RunConfig, stage: StageConfig) -> LossWeights:
+    """The weights of the losses beside the main one in a stage."""
+    mtp = config.model.mtp.loss_weight if stage.mtp_loss_weight is None else stage.mtp_loss_weight
+    return LossWeights(mtp=mtp, z_loss=stage.z_loss)
+
+
 def balance_experts(state: TrainState, config: RunConfig, stage: StageConfig) -> torch.Tensor | None:
     """Move the routers' biases by the whole step's counts; returns the counts (routers, experts)."""
     if config.model.experts.num_experts == 0 or not routers(state.model):
@@ -151,37 +179,6 @@ def balance_experts(state: TrainState, config: RunConfig, stage: StageConfig) ->
     # A bias is no parameter that could be frozen; in the indexers' warm-up it stays as the model does.
     update_expert_bias(state.model, counts, 0.0 if stage.sparse_attention == "warmup" else rate)
     return counts
-
-
-def indexer_divergences(state: TrainState) -> torch.Tensor | None:
-    """(indexers,) mean KL of a query in this step, over all processes; starts the mean anew."""
-    if state.model.sparse_mode == "off":
-        return None
-    sums = sum_over_processes(indexer_sums(state.model))
-    reset_indexer_losses(state.model)
-    return sums[:, 0] / sums[:, 1].clamp(min=1.0)
-
-
-def describe_extras(
-    state: TrainState, result: StepResult, load: torch.Tensor | None, divergences: torch.Tensor | None
-) -> dict[str, Any]:
-    """Figures that only some runs have."""
-    extras: dict[str, Any] = {}
-    if result.mtp_loss is not None:
-        extras["mtp_loss"] = result.mtp_loss.item()
-    if load is not None:
-        share = load / load.sum(dim=1, keepdim=True).clamp(min=1)
-        extras["router_max_load"] = (share.max(dim=1).values.mean() * load.size(1)).item()
-        extras["router_idle_share"] = (load == 0).float().mean().item()
-    if divergences is not None:
-        extras["indexer_kl"] = divergences.mean().item()
-        extras["indexer_kl_by_layer"] = {str(index): value for index, value in enumerate(divergences.tolist())}
-    if state.loss_scale.active:
-        extras["loss_scale"] = state.loss_scale.scale.item()
-    skipped = int(state.spikes.skipped.item())
-    if skipped:
-        extras["skipped_steps"] = skipped
-    return extras
 
 
 def evaluate_and_save(run: Run, state: TrainState, stage: StageConfig, last_of_stage: bool, stop: StopRequest) -> None:

@@ -97,6 +97,9 @@ class Console:
         step = int(line["step"])
         if "heldout_bits_per_byte" in line:
             text = ", ".join(f"{language} {bits:.3f}" for language, bits in line["heldout_bits_per_byte"].items())
+            fills = line.get("heldout_fill_accuracy", {})
+            right = ", ".join(f"{language} {shares['tokens']:.1%}" for language, shares in fills.items())
+            text += f"; tokens of blanks right: {right}" if fills else ""
             print(f"step {step}/{self.total}  held-out bits per byte: {text}", file=sys.stderr, flush=True)
             return
         if "loss" not in line:
@@ -229,6 +232,8 @@ class Interval:
             str(language): _bits(rows[np.isin(source, np.flatnonzero(languages == language))])
             for language in np.unique(languages[np.unique(source)])
         }
+        line["unmasked_tokens"] = int(sum(result.unmasked.sum() for result in self.results))
+        line["limited_rows_share"] = float(np.concatenate([result.limited for result in self.results]).mean())
         line["tokens_per_second"] = self.tokens / seconds
         line["seconds_per_step"] = seconds / len(self.results)
         line["loader_wait_share"] = self.loader_seconds / seconds

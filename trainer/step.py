@@ -45,6 +45,10 @@ class StepResult:
     """(rows,) index of each row's task."""
     source: np.ndarray
     """(rows,) index of each row's source."""
+    unmasked: np.ndarray
+    """(rows,) source tokens that got no blank and stay as plain context."""
+    limited: np.ndarray
+    """(rows,) whether a row's spare room kept a blank from being drawn."""
 
 
 def passes_of(rows: int, micro_rows: int, world: World) -> int:
@@ -98,6 +102,8 @@ class StepRunner:
             rows=torch.cat(rows) if rows else torch.zeros(0, 4, device=self.device),
             task=batch.task,
             source=batch.source,
+            unmasked=batch.unmasked,
+            limited=batch.limited,
         )
 
     def _one_pass(self, batch: Batch, part: slice, weights: LossWeights, scale: Tensor, sums: Tensor) -> Tensor:

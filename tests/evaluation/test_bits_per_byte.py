@@ -130,6 +130,6 @@ def test_a_model_that_knows_the_answer_fills_every_blank(blanks_run: Path, works
             targets = torch.from_numpy(batch.targets.astype(np.int64))
             return ModelOutput(logits=torch.nn.functional.one_hot(targets, 384).float())
 
-    scores = score_blanks(Knows(), batch, CPU)
+    scores = score_blanks(Knows(), {"zh": batch}, CPU)["zh"]
     assert (scores["tokens"], scores["blanks"]) == (1.0, 1.0)
     assert scores["count"] == int((batch.tokens == run.tokenizer.special.sop).sum())

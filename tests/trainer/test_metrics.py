@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.tiny_run import arguments, run_config, stage
 from trainer.__main__ import plan_command, plot_command, pretrain_command
 from trainer.config import RunConfig
+from trainer.figures import WeightsBefore
 from trainer.metrics import keep_until, read_metrics
 from trainer.plot import series
 
@@ -21,7 +23,44 @@ def test_a_line_has_what_was_promised(finished: Path) -> None:
     needed = {"tokens", "loss", "bits_per_byte", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "memory"}
     assert all(needed <= line.keys() for line in lines)
     assert all(set(line["bits_per_byte_by_language"]) <= {"zh", "en"} for line in lines)
+    assert all((ratio > 0) == (line["learning_rate"] > 0) for line in lines for ratio in line["update_ratio"].values())
+    assert all(ratio < 1 for line in lines for ratio in line["update_ratio"].values())
+    assert lines[0]["update_ratio"].keys() == lines[0]["grad_norm_by_part"].keys()
+    assert all(line["unmasked_tokens"] >= 0 and 0 <= line["limited_rows_share"] <= 1 for line in lines)
+    assert all(line["epochs"]["zh-prose"] > 0 for line in lines)
     assert all(line["memory"] > 1 << 20 and line["bits_per_byte"] > 0 for line in lines)
+
+
+def test_held_out_blanks_are_measured(finished: Path, workspace: Path, tmp_path: Path) -> None:
+    lines = read_metrics(finished / "metrics.jsonl")
+    found = {line["step"]: line["heldout_fill_accuracy"] for line in lines if "heldout_fill_accuracy" in line}
+    assert set(found) == {0, 9}
+    assert all(
+        0 <= figures["tokens"] <= 1 and figures["count"] > 0 for line in found.values() for figures in line.values()
+    )
+    config = run_config(stage(steps=1), evaluation={"rows_per_language": 2, "fill_rows_per_language": 0})
+    assert pretrain_command(arguments(workspace, tmp_path / "run", config)) == 0
+    assert all("heldout_fill_accuracy" not in line for line in read_metrics(tmp_path / "run" / "metrics.jsonl"))
+
+
+def test_the_update_ratio_by_hand() -> None:
+    model = torch.nn.ModuleDict(
+        {"norm": torch.nn.Linear(3, 2), "attn": torch.nn.Linear(2, 2), "other": torch.nn.Linear(2, 2)}
+    )
+    for name in ("norm", "attn"):
+        for parameter in model[name].parameters():
+            parameter.grad = torch.ones_like(parameter)
+    before = [parameter.detach().clone() for parameter in model["norm"].parameters()]
+    watch = WeightsBefore(model)
+    with torch.no_grad():
+        for parameter in model["norm"].parameters():
+            parameter.mul_(0.9)
+    ratios = watch.ratios()
+    assert set(ratios) == {"norm", "attention"}, "what has no gradient is not watched"
+    moved = sum(float((0.1 * value).square().sum()) for value in before) ** 0.5
+    whole = sum(float(value.square().sum()) for value in before) ** 0.5
+    assert float(ratios["norm"]) == pytest.approx(moved / whole)
+    assert float(ratios["attention"]) == 0.0
 
 
 def test_a_half_line_is_left_out(tmp_path: Path) -> None:

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny_run import EXPERTS_MODEL, MODEL, PROJECT, arguments, call, environment, losses, run_config, stage
+from tests.tiny_run import (
+    EXPERTS_MODEL,
+    MODEL,
+    PROJECT,
+    arguments,
+    call,
+    environment,
+    heldout,
+    losses,
+    run_config,
+    stage,
+)
 
 SCRIPT = """
 import os, sys, pathlib, yaml, torch
@@ -119,10 +130,19 @@ def test_two_processes_have_the_gradients_of_one(
         assert (one[name] - two[name]).abs().max() <= tolerance * scale, name
 
 
+def fill_counts(run: Path) -> dict[str, float]:
+    """How many blanks of each language a run's last measurement saw."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = [line["heldout_fill_accuracy"] for line in lines if "heldout_fill_accuracy" in line][-1]
+    return {language: figures["count"] for language, figures in last.items()}
+
+
 def test_from_one_process_to_two_and_back(workspace: Path, tmp_path: Path) -> None:
     """A run that changes its number of processes twice stays within 1e-4 of the one that never did."""
     model = {**MODEL, "dropout": 0.0}
-    config = run_config(stage(steps=20), model=model, checkpoint={"every": 7, "keep_last": 9})
+    # Three batches of held-out rows a language: two processes share them out unevenly.
+    evaluation = {"rows_per_language": 5, "batch_rows": 2, "fill_rows_per_language": 9}
+    config = run_config(stage(steps=20), model=model, checkpoint={"every": 7, "keep_last": 9}, evaluation=evaluation)
     single = arguments(workspace, tmp_path / "single", config)
     mixed = arguments(workspace, tmp_path / "mixed", config)
     assert call("trainer", "pretrain", *single).returncode == 0
@@ -132,6 +152,9 @@ def test_from_one_process_to_two_and_back(workspace: Path, tmp_path: Path) -> No
         shutil.rmtree(run / "checkpoints" / later)
     done = call("trainer", "pretrain", *mixed, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert heldout(run)[20] == pytest.approx(heldout(tmp_path / "single")[20], rel=1e-4)
+    fills = [fill_counts(folder) for folder in (run, tmp_path / "single")]
+    assert fills[0] == fills[1], "the same blanks"
     shards = {path.name for path in (run / "checkpoints" / "step-000014" / "optimizer").glob("*.distcp")}
     assert shards == {"__0_0.distcp", "__1_0.distcp"}, "two processes never ran"
     shutil.rmtree(run / "checkpoints" / "step-000020")
