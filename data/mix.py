@@ -3,7 +3,8 @@
 A document's expected copies are its quality bucket's epochs x its source's weight x a power of its cluster's size x its
 language's factor; the factors bring Chinese and English to the wanted shares. Expected copies become whole ones by a
 number in [0, 1) drawn from the document's id, and the order by another: nothing depends on files or workers.
-Repeating up to about four epochs costs little against new text (Muennighoff et al. 2023, section 5).
+Repeating up to about four epochs costs little against new text (Muennighoff et al. 2023, section 5). The plan looks at
+all documents at once: about 100 bytes of memory for each.
 
     measure  a table of numbers for each shard     plan    factors, held-out clusters, number of output shards
     scatter  copies of each shard, by their place  gather  each output shard, in order; then a card that says what it is
@@ -92,9 +93,18 @@ def fingerprint(config: CorpusConfig, tokenizer: Path | None) -> dict[str, str]:
     return {"tokenizer": file_digest(tokenizer / "tokenizer.json")}
 
 
+def first_bits(ids: pl.Series) -> pl.Series:
+    """The first 64 bits of each id (a string of hexadecimal digits), uint64: all that is held of every document."""
+    numbers = np.fromiter((int(one[:16], 16) for one in ids), dtype=np.uint64, count=len(ids))
+    return pl.Series(ids.name, numbers)
+
+
 def draw(ids: pl.Series, seed: int, purpose: int) -> np.ndarray:
-    """uint64 for each id, (n,): splitmix64 (Steele et al. 2014) of its first 64 bits, the seed and the purpose."""
-    bits = np.fromiter((int(one[:16], 16) for one in ids), dtype=np.uint64, count=len(ids))
+    """uint64 for each id, (n,): splitmix64 (Steele et al. 2014) of its first 64 bits, the seed and the purpose.
+
+    `ids` are strings or already `first_bits`.
+    """
+    bits = (ids if ids.dtype == pl.UInt64 else first_bits(ids)).to_numpy()
     with np.errstate(over="ignore"):
         x = bits + np.uint64((seed * 0x9E3779B97F4A7C15 + purpose * 0xD1B54A32D192ED03) % (1 << 64))
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -206,7 +216,8 @@ def _measure(context: Context, task: str) -> Done:
     else:
         size = table["text"].str.len_bytes().cast(pl.Int64).alias("size")
     measured = table.select(
-        "id", pl.col("cluster").fill_null(pl.col("id")), pl.col("language").fill_null("other"),
+        first_bits(table["id"]), first_bits(table["cluster"].fill_null(table["id"])),
+        pl.col("language").fill_null("other"),
         pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes"), size,
         pl.Series("weight", base_weight(table, context.config), dtype=pl.Float64),
     )  # fmt: skip
@@ -245,8 +256,7 @@ def _scatter(context: Context, task: str) -> Done:
     plan: Any = read_json(context.work / "plan.json")
     table = context.read(f"{task}.parquet").with_columns(pl.col("language").fill_null("other"))
     held_out = read_shard(context.work / "validation.parquet")["cluster"]
-    clusters = table["cluster"].fill_null(table["id"])
-    aside = clusters.is_in(held_out.implode()).to_numpy()
+    aside = first_bits(table["cluster"].fill_null(table["id"])).is_in(held_out.implode()).to_numpy()
     weight = base_weight(table, context.config)
     factor = np.array([plan["factors"].get(name, 1.0) for name in table["language"]], dtype=np.float64)
     count = copies(weight * factor, 1.0, unit_interval(draw(table["id"], mix.seed, 1)), mix.max_epochs)
@@ -258,7 +268,7 @@ def _scatter(context: Context, task: str) -> Done:
     for number in range(1, int(copy.max(initial=0)) + 1):
         place[copy == number] = draw(taken["id"].filter(pl.Series(copy == number)), mix.seed, 16 + number)
     taken = taken.with_columns(pl.Series("place", place, dtype=pl.UInt64)).sort("place", "id")
-    held = taken["cluster"].fill_null(taken["id"]).is_in(held_out.implode())
+    held = first_bits(taken["cluster"].fill_null(taken["id"])).is_in(held_out.implode())
     for part, chosen in ((TRAIN, ~held), (VALIDATION, held)):
         write_shard(context.work / "scatter" / part / f"{task}.parquet", taken.filter(chosen))
     return Done(counts=_scatter_counts(table, count, aside))
