@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from data.annotate import AnnotateConfig
 from data.decontaminate import DecontaminateConfig
@@ -19,16 +19,6 @@ from data.sources import SourceConfig
 from data.tokenize import TokenizeConfig
 
 
-def _unfilled_filter() -> FilterConfig:
-    """The default filter without its preset's thresholds, which FilterConfig fills in where it is made.
-
-    A YAML that names another preset is laid over this default; over a filled one it would be laid over `web`'s bounds.
-    """
-    config = FilterConfig()
-    object.__setattr__(config, "thresholds", {})
-    return config
-
-
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
     """Everything that a corpus is made by."""
@@ -43,7 +33,7 @@ class CorpusConfig:
     """What normalisation changes in a text."""
     annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
     """What annotate measures."""
-    filter: FilterConfig = field(default_factory=_unfilled_filter)
+    filter: FilterConfig = field(default_factory=FilterConfig)
     """Which documents are kept."""
     deduplicate: DeduplicateConfig = field(default_factory=DeduplicateConfig)
     """Which documents are copies."""
@@ -61,7 +51,6 @@ class CorpusConfig:
     """How stages are run; nothing here changes what comes out."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filter", replace(self.filter))  # fills in the preset's thresholds
         names = [source.name for source in self.sources if source.name]
         for name in names:
             if names.count(name) > 1:

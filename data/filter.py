@@ -1,13 +1,15 @@
 """The filter stage: bounds on signal columns, a table a language, each reject with its rule and its value.
 
 A preset is a YAML file in `configs/corpus/filters/`: for each language a list of signals with what they may be. A
-configuration names a preset and lays its own bounds over it; the merged table is part of the saved configuration.
+configuration names a preset and lays its own bounds over it; `FilterConfig.bounds` is the two merged, by which
+documents are judged, and the stage's record holds it whole (`FilterConfig.complete`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -19,8 +21,6 @@ import yaml
 from data.signals import SIGNAL_COLUMNS
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "corpus" / "filters"
-TABLES = ("zh", "en", "mixed", "code")
-"""Which bounds a document is held to: those of its language, or of `code` where its source is of that kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,27 @@ class Bound:
     """Reject when the signal is above this."""
 
 
-Thresholds = dict[str, dict[str, Bound]]
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """A table of bounds for each language, by signal; and one for documents whose source is of the kind `code`."""
+
+    zh: dict[str, Bound] = field(default_factory=dict)
+    """Bounds on Chinese documents: signal, then min and max."""
+    en: dict[str, Bound] = field(default_factory=dict)
+    """Bounds on English documents."""
+    mixed: dict[str, Bound] = field(default_factory=dict)
+    """Bounds on documents of both languages."""
+    code: dict[str, Bound] = field(default_factory=dict)
+    """Bounds on documents of sources that declare `kind: code`, whatever their language."""
+
+    def tables(self) -> dict[str, dict[str, Bound]]:
+        """The tables by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def under(self, other: Thresholds) -> Thresholds:
+        """These with the bounds of `other` laid over them, a signal at a time."""
+        over = other.tables()
+        return Thresholds(**{name: {**bounds, **over[name]} for name, bounds in self.tables().items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +64,8 @@ class FilterConfig:
     """The thresholds to begin with: `web` is this project's own; the others are published sets, for comparison."""
     languages: list[str] = field(default_factory=lambda: ["zh", "en", "mixed"])
     """Documents in other languages are rejected."""
-    thresholds: dict[str, dict[str, Bound]] = field(default_factory=dict)
-    """Bounds laid over the preset's: table (`zh`, `en`, `mixed`, or `code` for sources of that kind), signal, bound."""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    """Bounds laid over the preset's, a signal at a time."""
     alarm_share: float = 0.2
     """A rule that rejects more than this share of a language's documents raises an alarm in the record."""
 
@@ -53,20 +73,26 @@ class FilterConfig:
         if not 0 < self.alarm_share <= 1:
             raise ValueError(f"filter: alarm_share is {self.alarm_share}, expected a share above 0 and at most 1")
         check_thresholds(self.thresholds, "filter.thresholds")
-        merged = {table: dict(bounds) for table, bounds in read_preset(self.preset).items()}
-        for table, bounds in self.thresholds.items():
-            merged[table] = merged.get(table, {}) | bounds
-        object.__setattr__(self, "thresholds", merged)
+        read_preset(self.preset)
+
+    @property
+    def bounds(self) -> Thresholds:
+        """What documents are held to: the preset's bounds, and `thresholds` laid over them a signal at a time."""
+        return read_preset(self.preset).under(self.thresholds)
+
+    def complete(self) -> FilterConfig:
+        """The same filter with every bound written out, so that a record of it needs no preset's file to be read."""
+        return replace(self, thresholds=self.bounds)
 
 
-def check_thresholds(thresholds: Mapping[str, Mapping[str, Bound]], where: str) -> None:
-    """ValueError naming the table or the signal that does not exist."""
-    for table, bounds in thresholds.items():
-        if table not in TABLES:
-            raise ValueError(f"{where}: '{table}' is no table of thresholds; expected one of {', '.join(TABLES)}")
+def check_thresholds(thresholds: Thresholds, where: str) -> None:
+    """ValueError naming the signal that does not exist, or whose bound nothing can keep."""
+    for table, bounds in thresholds.tables().items():
         for signal, bound in bounds.items():
             if signal not in SIGNAL_COLUMNS:
-                raise ValueError(f"{where}.{table}: '{signal}' is no signal; docs/signals.md lists them")
+                near = get_close_matches(signal, SIGNAL_COLUMNS, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else "docs/signals.md lists them"
+                raise ValueError(f"{where}.{table}: '{signal}' is no signal; {hint}")
             if bound.min is not None and bound.max is not None and bound.min > bound.max:
                 raise ValueError(f"{where}.{table}.{signal}: min {bound.min:g} is above max {bound.max:g}")
 
@@ -75,13 +101,13 @@ def check_thresholds(thresholds: Mapping[str, Mapping[str, Bound]], where: str) 
 def read_preset(name: str) -> Thresholds:
     """The bounds of a preset; `none` has none."""
     if name == "none":
-        return {}
+        return Thresholds()
     path = PRESETS / f"{name}.yaml"
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        thresholds = {
-            table: {signal: Bound(**bound) for signal, bound in bounds.items()} for table, bounds in raw.items()
-        }
+        thresholds = Thresholds(
+            **{table: {signal: Bound(**bound) for signal, bound in bounds.items()} for table, bounds in raw.items()}
+        )
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{path}: expected table, signal, then min and max ({error})") from None
     check_thresholds(thresholds, str(path))
@@ -102,7 +128,7 @@ def filter_documents(table: pl.DataFrame, config: FilterConfig) -> tuple[pl.Data
     foreign = ~np.isin(language, config.languages) & ~is_code
     rejected_by[foreign], rejected_value[foreign] = "filter.language", language[foreign]
     values: dict[str, np.ndarray] = {}
-    for name, bounds in config.thresholds.items():
+    for name, bounds in config.bounds.tables().items():
         ours = is_code if name == "code" else (language == name) & ~is_code
         if not ours.any():
             continue

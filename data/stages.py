@@ -5,6 +5,7 @@ Stage bodies are imported where a task runs, so that a command that needs one st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from data import ingest, mix
-from data.records import gather
+from data.records import gather, read_record
 from data.schema import KEPT, REJECTED, TRAIN, VALIDATION
 from data.shards import ShardFile, file_digest
 from data.stage import (
@@ -98,18 +99,25 @@ def _mix_size(context: Context, task: str) -> int:
     return _mix_shard(context, task).stat().st_size
 
 
+def _mix_text_bytes(context: Context) -> int:
+    record = read_record(context.workspace, "mix")
+    files = record["files"] if record is not None else {}
+    assert isinstance(files, dict)
+    return sum(int(file["text_bytes"]) for file in files.values())
+
+
 def _tokenize(context: Context, task: str) -> Done:
     """Token shards of one shard of the mix."""
-    from data.tokenize import encode_shard
-    from tokenizer.load import load_tokenizer
+    from data.tokenize import cached_tokenizer, encode_shard
 
     assert context.tokenizer is not None
     part, _, _ = task.partition(".")
     tasks = _mix_tasks(context)
     limit = None if context.limit is None else share_of(context.limit, tasks.index(task), len(tasks))
     output = context.folder / part
-    tokenizer = load_tokenizer(context.tokenizer)
-    encoded = encode_shard(_mix_shard(context, task), tokenizer, output, context.config.tokenize, limit)
+    tokenizer = cached_tokenizer(context.tokenizer)
+    share = _mix_text_bytes(context) // min(len(tasks), os.cpu_count() or 1)
+    encoded = encode_shard(_mix_shard(context, task), tokenizer, output, context.config.tokenize, limit, share)
     files: dict[str, ShardFile] = {}
     counts: Counts = {}
     for prefix, given in encoded.files.items():
@@ -171,7 +179,7 @@ FILTER = Stage(
     name="filter",
     reads=(f"annotate/{KEPT}",),
     writes=(KEPT, REJECTED),
-    settings=lambda config: config.filter,
+    settings=lambda config: config.filter.complete(),
     phases=(
         Phase(name="filter", tasks=shard_tasks, run=_filter, size=shard_size),
         Phase(name="alarm", tasks=one_task, run=_alarm),

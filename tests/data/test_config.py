@@ -38,6 +38,11 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("soucres: []", ["soucres", "sources"]),
         ("ingest: {shard_mb: 0}", ["shard_mb", "more than 0"]),
         ("engine: {slurm: {partitoin: x}}", ["engine.slurm.partitoin", "partition"]),
+        ("filter: {preset: wob}", ["filter.preset", "web"]),
+        ("filter: {thresholds: {fr: {words: {min: 1}}}}", ["filter.thresholds.fr", "mixed"]),
+        ("filter: {thresholds: {zh: {wordz: {min: 1}}}}", ["thresholds.zh", "wordz", "words"]),
+        ("filter: {thresholds: {zh: {words: {mx: 1}}}}", ["filter.thresholds.zh", "mx"]),
+        ("filter: {thresholds: {zh: {words: {max: many}}}}", ["filter.thresholds.zh.max", "many"]),
         ("mix: [1", ["not YAML"]),
     ],
 )
@@ -92,3 +97,15 @@ def test_preset_named_in_a_file_stands_alone(tmp_path: Path, preset: str) -> Non
     path.write_text(f"filter: {{preset: {preset}}}")
     config = _parser("run", "").read(["--config", str(path), "--workspace", str(tmp_path)]).config
     assert config.filter == FilterConfig(preset=preset)  # type: ignore[arg-type]
+
+
+def test_a_bound_on_the_command_line_is_laid_over_the_files_and_the_presets(tmp_path: Path) -> None:
+    from data.__main__ import _parser
+    from data.filter import Bound, read_preset
+
+    path = tmp_path / "corpus.yaml"
+    path.write_text("filter: {thresholds: {zh: {digit_share: {max: 0.1}}}}")
+    words = ["--config", str(path), "--workspace", str(tmp_path), "--filter.thresholds.zh.words.min", "9"]
+    config = _parser("run", "").read(words).config.filter
+    assert config.thresholds.zh == {"digit_share": Bound(max=0.1), "words": Bound(min=9)}
+    assert config.bounds.zh == read_preset("web").zh | config.thresholds.zh

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from data.annotate import AnnotateConfig, annotate
-from data.filter import PRESETS, Bound, FilterConfig, alarms, filter_documents, read_preset
+from data.filter import PRESETS, Bound, FilterConfig, Thresholds, alarms, filter_documents, read_preset
 from data.signals import SIGNAL_COLUMNS
 
 CHINESE = (
@@ -57,7 +57,9 @@ def test_bad_text_is_rejected_by_name(text: str, rules: str) -> None:
 
 def test_a_reject_keeps_its_text_and_says_value_and_bound() -> None:
     table = annotate(pl.DataFrame({"id": ["x"], "text": [ENGLISH]}), AnnotateConfig())
-    config = FilterConfig(preset="none", thresholds={"en": {"words": Bound(min=1000), "digit_share": Bound(max=0.5)}})
+    config = FilterConfig(
+        preset="none", thresholds=Thresholds(en={"words": Bound(min=1000), "digit_share": Bound(max=0.5)})
+    )
     kept, rejected = filter_documents(table, config)
     words = table["words"][0]
     assert kept.height == 0
@@ -72,7 +74,7 @@ def test_every_row_is_kept_or_rejected_once_and_kept_rows_break_no_bound(corpus:
     config = FilterConfig()
     kept, rejected = filter_documents(table, config)
     assert sorted([*kept["index"], *rejected["index"]]) == list(range(table.height))
-    for language, bounds in config.thresholds.items():
+    for language, bounds in config.bounds.tables().items():
         rows = kept.filter(pl.col("language") == language)
         for signal, bound in bounds.items():
             values = rows[signal].cast(pl.Float64)
@@ -90,24 +92,32 @@ def test_code_has_bounds_of_its_own() -> None:
     assert rejected["kind"].to_list() == ["prose"]
 
 
-def test_a_configuration_is_saved_whole_and_reads_back() -> None:
-    config = FilterConfig(thresholds={"zh": {"words": Bound(min=7)}})
-    assert config.thresholds["zh"]["words"] == Bound(min=7)
-    assert config.thresholds["en"] == read_preset("web")["en"]
+def test_bounds_are_the_presets_with_ones_own_laid_over() -> None:
+    own = Thresholds(zh={"words": Bound(min=7)})
+    config = FilterConfig(thresholds=own)
+    assert config.thresholds == own  # what was written stays as it was written
+    assert config.bounds.zh == read_preset("web").zh | {"words": Bound(min=7)}
+    assert config.bounds.en == read_preset("web").en
+    assert FilterConfig(preset="none").bounds == Thresholds()
+
+
+def test_a_complete_configuration_reads_back() -> None:
+    config = FilterConfig(thresholds=Thresholds(zh={"words": Bound(min=7)})).complete()
     saved = yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config), allow_unicode=True, sort_keys=False))
-    saved["thresholds"] = {t: {s: Bound(**b) for s, b in bounds.items()} for t, bounds in saved["thresholds"].items()}
-    assert FilterConfig(**saved) == config
+    tables = {t: {s: Bound(**b) for s, b in bounds.items()} for t, bounds in saved.pop("thresholds").items()}
+    assert FilterConfig(**saved, thresholds=Thresholds(**tables)) == config
+    assert config.thresholds == config.bounds
 
 
 @pytest.mark.parametrize(
     ("thresholds", "message"),
     [
-        ({"fr": {"words": Bound(min=1)}}, "'fr' is no table"),
-        ({"zh": {"word_count": Bound(min=1)}}, "'word_count' is no signal"),
-        ({"zh": {"words": Bound(min=9, max=1)}}, "min 9 is above max 1"),
+        (Thresholds(zh={"word_count": Bound(min=1)}), "thresholds.zh: 'word_count' is no signal"),
+        (Thresholds(en={"digit_shares": Bound(max=1)}), "did you mean 'digit_share'"),
+        (Thresholds(zh={"words": Bound(min=9, max=1)}), "min 9 is above max 1"),
     ],
 )
-def test_a_mistake_in_a_configuration_is_named(thresholds: dict[str, dict[str, Bound]], message: str) -> None:
+def test_a_mistake_in_a_configuration_is_named(thresholds: Thresholds, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FilterConfig(thresholds=thresholds)
 
@@ -116,7 +126,7 @@ def test_presets_name_signals_that_exist() -> None:
     names = [path.stem for path in PRESETS.glob("*.yaml")]
     assert set(names) == {"web", "fineweb", "fineweb2-zh"}
     for name in names:
-        assert all(signal in SIGNAL_COLUMNS for bounds in read_preset(name).values() for signal in bounds)
+        assert all(signal in SIGNAL_COLUMNS for bounds in read_preset(name).tables().values() for signal in bounds)
 
 
 def test_alarms_speak_of_rules_that_drop_too_much() -> None:

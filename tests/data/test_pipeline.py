@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from data.engine import RunOptions, run_stage, workspace_lock
-from data.filter import Bound
+from data.filter import Bound, Thresholds
 from data.mix import MixConfig
 from data.pipeline import EngineConfig, SlurmConfig
 from data.records import read_record
@@ -308,7 +308,8 @@ def test_rule_that_takes_too_much_raises_an_alarm(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configuration(inputs)
-    strict = replace(config.filter, thresholds={"zh": {"words": Bound(min=600)}, "mixed": {"words": Bound(min=600)}})
+    long = {"words": Bound(min=600)}
+    strict = replace(config.filter, thresholds=Thresholds(zh=long, mixed=long))
     run(replace(config, filter=strict), tmp_path, "ingest", "annotate", "filter")
     filtered = record(tmp_path, "filter")
     (alarm,) = [line for line in filtered["facts"]["alarms"] if " in zh" in line]
