@@ -1,4 +1,8 @@
-"""`kill -9` anywhere on the demo's road, then the same command again: the same corpus, the same loss, byte for byte."""
+"""`kill -9` anywhere, then the same command again: the same corpus, the same losses, byte for byte.
+
+On the demo's road at random times; and in a run of four short stages at twenty moments of three kinds: between any two
+steps, while a checkpoint is being written, and where one stage ends and the next begins.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.tiny_run import MODEL, PROJECT, arguments, build_workspace, command, environment, losses, run_config, stage
+from trainer.checkpoints import list_checkpoints, verify
 
 pytestmark = pytest.mark.slow
 CORPUS = ("--config", "configs/corpus/demo.yaml")
@@ -112,3 +119,89 @@ def test_training_killed_twice_ends_with_the_same_loss(project, undisturbed):
     weights = digests(folder / "whole" / last)
     assert weights
     assert digests(folder / "killed" / last) == weights
+
+
+BOUNDARIES = (45, 90, 135)
+
+
+def four_stages() -> dict:
+    """A run of four stages that differ in window, objective, optimiser and RoPE's base; dropout draws numbers."""
+    stages = (
+        stage("first", 45),
+        stage("second", 45, data={"window": 128}, rope_base=20000.0),
+        stage("third", 45, kind="causal", optimizer={"name": "muon"}),
+        stage("fourth", 20, kind="causal", batch={"tokens": 512, "micro_batch_rows": 2}),
+    )
+    return run_config(*stages, model=MODEL)
+
+
+def last_step(line: str) -> int | None:
+    """The step of a line of the console's, or None."""
+    return int(line.split()[1].split("/")[0]) if line.startswith("step ") and "loss" in line else None
+
+
+def kill_once(run: Path, argv: list[str], kind: str, boundary: int, moments: random.Random) -> bool:
+    """Start the run and kill it at a moment of a kind; whether it left a checkpoint that was being written.
+
+    anywhere: up to eight steps after it went on. save: when a partial checkpoint lies there. boundary: after the line
+    of the stage's last step, or, if that step is saved, as the next stage begins.
+    """
+    process = subprocess.Popen(
+        command("trainer", "pretrain", *argv), cwd=PROJECT, env=environment(),
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    steps, wanted = 0, moments.randint(0, 8)
+    for line in process.stderr:
+        begun = line.startswith(("stage ", "going on"))
+        step = last_step(line)
+        steps += step is not None
+        if kind == "save" and (begun or step is not None):
+            break
+        if kind == "anywhere" and (step is not None or (begun and wanted == 0)) and steps >= wanted:
+            break
+        if kind == "boundary" and (step == boundary or (begun and f"step-{boundary:06d}" in line)):
+            break
+    if kind == "save":
+        while not list((run / "checkpoints").glob(".step-*.partial")) and process.poll() is None:
+            time.sleep(0.0005)
+    time.sleep(moments.uniform(0.0, 0.03))
+    if process.poll() is not None:
+        pytest.fail(f"the run ended before it could be killed: {process.stderr.read()[-3000:]}")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stderr.close()
+    process.wait()
+    return bool(list((run / "checkpoints").glob(".step-*.partial")))
+
+
+def test_twenty_kills_change_no_later_loss(tmp_path):
+    workspace, config = build_workspace(tmp_path / "workspace"), four_stages()
+    whole, killed = (arguments(workspace, tmp_path / name, config) for name in ("whole", "killed"))
+    finish(PROJECT, ["-m", "trainer", "pretrain", *whole])
+    kinds = ("anywhere", "save", "anywhere", "save", "boundary", "boundary")
+    plan = [(kind, boundary) for boundary in BOUNDARIES for kind in kinds] + [("anywhere", 0), ("save", 0)]
+    moments, cut_saves, reached = random.Random(20), 0, []
+    for kind, boundary in plan:
+        cut_saves += kill_once(tmp_path / "killed", killed, kind, boundary, moments)
+        for folder in list_checkpoints(tmp_path / "killed"):
+            verify(folder)
+        reached.append(max(losses_so_far(tmp_path / "killed"), default=0))
+    finish(PROJECT, ["-m", "trainer", "pretrain", *killed])
+    print(f"{len(plan)} kills, {cut_saves} left a partial checkpoint, steps reached {reached}")
+    assert len(plan) == 20
+    assert cut_saves >= 3
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    last = "checkpoints/step-000155"
+    assert digests(tmp_path / "killed" / last) == digests(tmp_path / "whole" / last)
+
+
+def losses_so_far(run: Path) -> list[int]:
+    """Steps whose losses a killed run has written; its last line may be half."""
+    path = run / "metrics.jsonl"
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(line)["step"])
+        except ValueError:
+            continue
+    return found
