@@ -6,15 +6,17 @@ Three functions, each in blocks of queries so that memory stays a fixed multiple
     sparse_attend     attention over them; MLA's absorbed form, in which all heads read one latent, so one gather serves
     *_divergence      the KL that trains the indexer (`model/indexer_loss.py`), over all keys or over the selected ones
 
-`sparse_attend` is the seam for kernels; here is the reference. It recomputes a block in the backward pass; the KL's
-gradient is computed together with its value, since only its sum is ever differentiated.
+`sparse_attend` is the seam for kernels: Triton's on CUDA where it is installed (`model/sparse_attention_triton.py`),
+the reference here everywhere else. The reference recomputes a block in the backward pass; the KL's gradient is computed
+together with its value, since only its sum is ever differentiated.
 
 Shapes: B rows, S queries, T keys, H heads, J indexer heads of width W, K selected keys, D = C + R: a latent of C, of
 which values are made, followed by the rotated part R of the key. A query sees the keys from `first` up to `stop`, both
 (B or 1, S): what one query may see is always one range (`attention_mask.visible_ranges`).
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from torch import Tensor
 
 from model.indexer import IndexStates
 from model.indexer_loss import divergence_and_gradient, index_scores, index_scores_backward, target_distribution
+
+Attend = Callable[[Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor]]
 
 BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Elements of the largest temporary tensor: small on the CPU, where it should stay in the cache."""
@@ -128,6 +132,25 @@ def sparse_attend(
     int32 as `select_keys` gives them. Returns the output (B, S, H, C) and, detached, attention's weights summed over
     heads and divided by their sum, (B, S, K) float32.
     """
+    kernel = _kernel() if query.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled() else None
+    return (kernel or reference_attend)(query, memory, indices, value_width, scale)
+
+
+@functools.cache
+def _kernel() -> Attend | None:
+    """Triton's, where it is installed."""
+    try:
+        from model.sparse_attention_triton import triton_attend
+    except ImportError:
+        return None
+    attend: Attend = triton_attend
+    return attend
+
+
+def reference_attend(
+    query: Tensor, memory: Tensor, indices: Tensor, value_width: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`sparse_attend` in plain torch, on every device."""
     result: tuple[Tensor, Tensor] = _SparseAttention.apply(query, memory, indices, value_width, scale)
     return result
 
