@@ -16,6 +16,8 @@ PRETRAIN_CONFIG  = $(or $(CONFIG),configs/pretrain/glm130b-tiny.yaml)
 
 DEMO       = out/demo
 DEMO_STEPS ?= 400
+# twice the configuration's rate, which on a corpus of more than the demo's 0.2 MB stays at word counts longer
+DEMO_RATE   = --stages.0.schedule.peak 2.0e-3 --stages.0.schedule.end 2.0e-4
 
 PY    = .venv/bin/python
 PIP   = .venv/bin/pip --disable-pip-version-check --quiet
@@ -53,7 +55,7 @@ demo: .venv/base ## from raw sample pages to a filled blank, in under ten minute
 	$(PY) -m tokenizer train --config configs/tokenizer/bbpe-demo.yaml --input $(DEMO)/corpus/mix/train --output $(DEMO)/tokenizer
 	$(DATA) tokenize --config configs/corpus/demo.yaml --workspace $(DEMO)/corpus --tokenizer $(DEMO)/tokenizer
 	$(DATA) report --config configs/corpus/demo.yaml --workspace $(DEMO)/corpus
-	$(PY) -m trainer pretrain --config configs/pretrain/glm130b-tiny-demo.yaml --data $(DEMO)/corpus/tokenize --tokenizer $(DEMO)/tokenizer --run $(DEMO)/glm130b-tiny --steps $(DEMO_STEPS)
+	$(PY) -m trainer pretrain --config configs/pretrain/glm130b-tiny.yaml --data $(DEMO)/corpus/tokenize --tokenizer $(DEMO)/tokenizer --run $(DEMO)/glm130b-tiny --steps $(DEMO_STEPS) $(DEMO_RATE)
 	$(PY) -m trainer pretrain --config configs/pretrain/glm5-tiny.yaml --data $(DEMO)/corpus/tokenize --tokenizer $(DEMO)/tokenizer --run $(DEMO)/glm5-tiny --steps $(DEMO_STEPS)
 	$(PY) -m evaluation bits-per-byte --run $(DEMO)/glm130b-tiny --data $(DEMO)/corpus/tokenize
 	$(PY) -m evaluation bits-per-byte --run $(DEMO)/glm5-tiny --data $(DEMO)/corpus/tokenize

@@ -8,6 +8,7 @@ library, and only the `__main__.py` files import this one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -65,11 +66,18 @@ class Parser:
         argv = [self._spelled(word) for word in argv]
         file = _value_of("--config", argv) if self._config is not None else None
         if self._config is not None:
-            for name in _list_fields(self._config):
-                if any(re.match(rf"--{name}([.+=]|$)", word) for word in argv):
-                    raise UsageError(f"--{name}: a list is written in the YAML file, not on the command line")
+            argv, changes = _take_list_changes(argv, _list_fields(self._config))
+            if changes and file is None:
+                raise UsageError(f"--{changes[0][0]}: changes an entry of a list in a --config FILE, and none is given")
             if file is not None:
-                _check_file(Path(file), self._config)
+                content = _read_file(Path(file))
+                for name, value in changes:
+                    _change(content, name, value)
+                _check_keys(Path(file), content, self._config, "")
+                if changes:  # the library reads a file or its text
+                    text = yaml.safe_dump(content, allow_unicode=True)
+                    place = max(n for n, word in enumerate(argv) if word.partition("=")[0] == "--config")
+                    argv[place : place + (1 if "=" in argv[place] else 2)] = ["--config", text]
         try:
             parsed = self._parser.instantiate(self._parser.parse_args(argv))
             values = {name: parsed[name] for name in self._own}
@@ -173,17 +181,57 @@ def _list_fields(config: type) -> list[str]:
     return [name for name, hint in typing.get_type_hints(config).items() if _element_class(hint)]
 
 
-def _check_file(path: Path, config: type) -> None:
-    """Refuse a configuration file that is absent, is not YAML, or has a key that the configuration has not."""
+def _take_list_changes(argv: list[str], lists: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The words without `--stages.0.steps 5` and its like, and those as names and values."""
+    rest: list[str] = []
+    changes: list[tuple[str, str]] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name.split(".")[0] not in lists:
+            rest.append(word)
+            continue
+        if not re.fullmatch(r"\w+\.\d+\.[\w.]+", name):
+            first = name.split(".")[0]
+            raise UsageError(
+                f"--{first}: a list is written in the YAML file; a field of its first entry is --{first}.0.FIELD VALUE"
+            )
+        value = value if equals else next(words, "")
+        if not value:
+            raise UsageError(f"--{name}: expected a value")
+        changes.append((name, value))
+    return rest, changes
+
+
+def _change(content: typing.Any, name: str, value: str) -> None:
+    """Set the field of a list's entry that `name` (`stages.0.schedule.peak`) leads to."""
+    *path, last = name.split(".")
+    node = content
+    for number, key in enumerate(path):
+        entry: typing.Any = None
+        if isinstance(node, list):
+            entry = node[int(key)] if key.isdigit() and int(key) < len(node) else None
+        elif isinstance(node, dict):
+            entry = node.setdefault(key, {}) if number > 1 else node.get(key)
+        if not isinstance(entry, list | dict):
+            raise UsageError(f"--{name}: the file has no {'.'.join(path[: number + 1])} to change")
+        node = entry
+    node[last] = yaml.safe_load(value)
+    if isinstance(node[last], str):  # YAML takes 2e-3 for a word
+        with contextlib.suppress(ValueError):
+            node[last] = float(value)
+
+
+def _read_file(path: Path) -> typing.Any:
+    """A configuration file's content; refused where it is absent or no YAML."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not YAML: {_one_line(str(error))}") from error
-    _check_keys(path, content, config, "")
 
 
 def _check_keys(path: Path, node: typing.Any, config: type, prefix: str) -> None:

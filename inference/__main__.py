@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from command_line import Parser, run_commands
+from command_line import Parser, print_figures, run_commands
 from inference.fill import Filled, check_can_fill, fill
 from inference.generate import generate
 from inference.load import load_run
@@ -110,14 +110,25 @@ def export_command(argv: list[str]) -> int:
     parser.add_argument("--run", type=str, required=True, help="run folder of the trainer")
     parser.add_argument("--step", type=int, default=None, help="checkpoint's step (default: the last)")
     parser.add_argument("--output", type=str, required=True, help="folder to write")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision on disk",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.read(argv)
     run, output = load_run(args.run, args.step), Path(args.output)
     special = run.tokenizer.special
-    export_hugging_face(
-        run.model, output, tokenizer_folder=run.folder / "tokenizer",
+    written = export_hugging_face(
+        run.model, output, dtype=args.dtype, tokenizer_folder=run.folder / "tokenizer",
         token_ids={"eos_token_id": special.endoftext, "pad_token_id": special.pad},
     )  # fmt: skip
-    print(f"{output}: step {run.step} of {run.folder}")
+    if args.json:
+        figures = {"run": str(run.folder), "step": run.step, "output": str(output), "files": [p.name for p in written]}
+        print_figures(figures, as_json=True)
+    else:
+        print(f"{output}: step {run.step} of {run.folder}")
     return 0
 
 

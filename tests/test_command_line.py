@@ -142,3 +142,47 @@ def test_figures_as_json_and_as_lines(capsys):
     assert capsys.readouterr().out == '{"zh": {"documents": 3}, "share": 0.25}\n'
     print_figures({"zh": {"documents": 3}, "share": 0.25}, as_json=False)
     assert capsys.readouterr().out.splitlines() == ["zh.documents  3", "share         0.25"]
+
+
+def test_a_field_of_a_lists_entry_can_be_changed(tmp_path: Path) -> None:
+    text = "name: x\nsources: [{path: a}, {path: b}]\n"
+    words = (
+        "--sources.1.kind",
+        "code",
+        "--name",
+        "y",
+        "--sources.0.limits.shortest=7",
+        "--sources.1.limits.rate",
+        "2e-3",
+    )
+    config = read(tmp_path, text, *words).config
+    assert config == Settings(
+        name="y",
+        sources=[Source(path="a", limits=Limits(shortest=7)), Source(path="b", kind="code", limits=Limits(rate=2e-3))],
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--sources.2.path", "c"), "--sources.2.path: the file has no sources.2 to change"),
+        (("--sources.0.colour", "red"), "sources[0].colour: no such key"),
+        (("--sources.0.kind", "verse"), "sources[0].kind: "),
+        (("--sources.0.path",), "--sources.0.path: expected a value"),
+        (("--sources", "[]"), "--sources: a list is written in the YAML file"),
+    ],
+)
+def test_a_wrong_change_of_a_list_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], expected: str
+) -> None:
+    with pytest.raises(SystemExit):
+        read(tmp_path, "name: x\nsources: [{path: a}, {path: b}]\n", *words)
+    [line] = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+def test_a_dash_may_stand_for_an_underscore() -> None:
+    parser = Parser("test", "A test.", None)
+    parser.add_argument("--max_tokens", type=int)
+    assert parser.read(["--max-tokens", "3"]).max_tokens == 3
+    assert parser.read(["--max-tokens=4"]).max_tokens == 4

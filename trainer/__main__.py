@@ -79,7 +79,7 @@ def complete(config: RunConfig, tokenizer: Tokenizer, steps: int | None) -> RunC
             f"model.vocab_size: {size} is not the tokenizer's {tokenizer.vocab_size}; write 0 to take the tokenizer's"
         )
     for stage in config.stages:
-        stage.objective.check_model(config.model.mtp.num_layers)
+        stage.objective.check_model(config.model.mtp.num_layers, config.model.position.kind != "rotary")
         if stage.data.window > config.model.max_positions:
             raise ValueError(
                 f"stage {stage.name}: data.window {stage.data.window} is more than model.max_positions "
