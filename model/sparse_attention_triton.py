@@ -1,6 +1,6 @@
 """Attention over selected keys as Triton kernels for CUDA: forward and backward, gathering from MLA's shared latent.
 
-One gather of a selected key serves all heads, in blocks of BLOCK_H, and is both key and value: a program of the forward
+One gather of a selected key serves a block of heads and is both key and value: a program of the forward
 pass owns one query and one block of heads and goes over the selected keys BLOCK_K at a time with a running softmax
 (FlashAttention-2, arXiv 2307.08691). The backward pass recomputes the weights from the saved log normaliser, in two
 kernels: the queries' gradient with the forward pass's layout, and the memory's with a program for each query and block
@@ -20,7 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_K = 32
-BLOCK_H = 16
+WIDE = 256
+"""From this latent width on a program takes eight warps: GLM-5's 512 then fit into registers."""
 
 
 @triton.jit
@@ -219,7 +220,8 @@ class _TritonAttention(torch.autograd.Function):
 def _constants(heads: int, latent: int, rotated: int) -> dict[str, int]:
     """Sizes that a kernel is compiled for. Matrix units take powers of two from 16 on."""
     padded = {name: max(16, triton.next_power_of_2(size)) for name, size in (("CP", latent), ("RP", rotated))}
-    return {"H": heads, "C": latent, "R": rotated, **padded, "BH": BLOCK_H, "BK": BLOCK_K}
+    blocks = {"BH": 16 if heads <= 16 else 32, "BK": BLOCK_K, "num_warps": 8 if latent >= WIDE else 4}
+    return {"H": heads, "C": latent, "R": rotated, **padded, **blocks}
 
 
 def triton_attend(
