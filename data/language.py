@@ -2,16 +2,19 @@
 
 Script counts decide Chinese, Japanese and Korean; English function words decide plain English; what is left of Latin
 text is decided by py3langid's model, which ships inside its package. Hans and Hant are told apart by the characters
-that OpenCC's tables change one way only.
+that OpenCC's tables change one way only. A document is `mixed` when both languages run in it: English is counted where
+it runs for some words outside code, since commands, names and tables among Chinese are no second language.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from data.phrases import ENGLISH_FUNCTION_WORDS
 from data.text_kernels import Array
 
 
@@ -39,6 +42,14 @@ ENGLISH_SURE = 0.25
 ENGLISH_TYPICAL = 0.33
 """The share of function words in ordinary English, documentation included."""
 
+ENGLISH_RUN, ENGLISH_IN_RUN = 5, 0.2
+"""Running English has this many words between Chinese characters or line ends, and this share of function words."""
+
+_CODE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
+_APART = re.compile(r"[\u3001-\u303f\u3400-\u9fff\uf900-\ufaff\uff01-\uff5e\n|]+")
+_WORD = re.compile(r"[A-Za-z]+(?:['’][a-z]+)?")
+_FUNCTION_WORDS = frozenset(ENGLISH_FUNCTION_WORDS)
+
 
 def _columns(counts: pl.DataFrame, *names: str) -> list[Array]:
     return [counts[name].to_numpy().astype(np.float64) for name in names]
@@ -63,6 +74,10 @@ def identify(texts: pl.Series, counts: pl.DataFrame, config: LanguageConfig) -> 
     language = np.full(len(texts), "other", dtype=object)
     language[readable & ~western & (han > 0)] = "mixed"
     language[readable & ~western & (han > 0) & (chinese_share >= 1 - config.mixed_share)] = "zh"
+    for row in np.flatnonzero(language == "mixed"):
+        english_words = min(running_english[row], running_words(texts[int(row)]))
+        if english_words < config.mixed_share * (chinese_words[row] + english_words):
+            language[row] = "zh"
     language[western & sure] = "en"
     for row in np.flatnonzero(western & ~sure):
         if _latin_language(texts[int(row)], config.sample_characters) == "en":
@@ -72,10 +87,24 @@ def identify(texts: pl.Series, counts: pl.DataFrame, config: LanguageConfig) -> 
     )
 
 
+def running_words(text: str) -> int:
+    """How many words of running English stand in a text, outside fenced code."""
+    words = 0
+    for run in _APART.split(_CODE.sub("\n", text)):
+        found = _WORD.findall(run)
+        solid = sum(map(len, found)) >= 0.6 * len(run.replace(" ", ""))  # code has its marks and digits
+        if len(found) >= ENGLISH_RUN and solid:
+            grammar = sum(word.lower() in _FUNCTION_WORDS for word in found)
+            words += len(found) * (grammar >= ENGLISH_IN_RUN * len(found))
+    return words
+
+
 def _latin_language(text: str, sample_characters: int) -> str:
-    """ISO 639-1 code that py3langid gives to a sample from the middle of the text."""
+    """ISO 639-1 code that py3langid gives to a sample from the middle of the text, code left out if there is more."""
     import py3langid
 
+    prose = _CODE.sub("\n", text).strip()
+    text = prose if len(prose) >= 60 else text
     start = max(0, (len(text) - sample_characters) // 2)
     return str(py3langid.classify(text[start : start + sample_characters])[0])
 

@@ -14,6 +14,9 @@ from data.annotate import AnnotateConfig, annotate
 HANS = "他在村口等了很久，天黑了才回家。第二天，雨停了，路上有许多落叶。老人说，这样的秋天几十年没有见过。"
 ENGLISH = "The river had fallen in the night, and by the time that we came down there was a road of stones across it."
 
+CODE = "```\nfor x in the_list:\n    if x is not None and x in this or that:\n        it.do(x, to=y)\n```"
+TABLE = "Apache ServiceComb Kie 0.1.0 (LATEST) | [src] [asc] [sha512] | [Binary] [asc]\n" * 5
+
 
 def identify(*texts: str) -> list[tuple[str, str]]:
     return annotate(pl.DataFrame({"text": texts}), AnnotateConfig()).select("language", "script").rows()
@@ -31,6 +34,10 @@ def identify(*texts: str) -> list[tuple[str, str]]:
         ("How to install the driver", ("en", "Latn")),
         (HANS + "\n" + ENGLISH, ("mixed", "Hans")),
         ("调用 `GetRowCount()` 返回 DataGridView 的行数，AllowUserToAddRows 决定能否添加行。", ("zh", "Hans")),
+        (f"{HANS * 2}\n\n{CODE}", ("zh", "Hans")),
+        (f"{HANS * 2}\n{TABLE}", ("zh", "Hans")),
+        (HANS + ENGLISH, ("mixed", "Hans")),
+        ("```\n" + "int main(void) { return 0; }\n" * 30 + "```\n\n" + ENGLISH, ("en", "Latn")),
         ("むかしむかし、あるところに、おじいさんとおばあさんが住んでいました。", ("other", "neutral")),
         ("東京都は日本の首都である。人口は約千四百万人。", ("other", "Hans")),
         ("안녕하세요. 오늘은 날씨가 좋습니다.", ("other", "Latn")),
