@@ -182,7 +182,7 @@ class ExpertsConfig:
     """γ of the selection bias's update by the sign of the load error."""
     backend: Literal["auto", "grouped", "loop"] = "auto"
     """How the experts' products run: one grouped matmul, or a loop over experts (the reference). auto: on the CPU,
-    uncompiled, one expert after the other from end to end; else grouped where the widths allow it."""
+    one expert after the other from end to end; elsewhere grouped where widths (and, compiled, bfloat16) allow it."""
 
     def __post_init__(self) -> None:
         _require(self.num_experts >= 0, f"experts.num_experts must not be negative, got {self.num_experts}")

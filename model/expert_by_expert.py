@@ -17,11 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def suits(hidden_TH: Tensor) -> bool:
-    """Whether this computation applies: on the CPU, and not while torch.compile traces, which fuses for itself."""
-    return hidden_TH.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
+@torch.compiler.disable
 def experts_in_turn(
     hidden_TH: Tensor,
     weights_P: Tensor,
@@ -34,7 +30,8 @@ def experts_in_turn(
     """The weighted sum of each token's experts, (T, H).
 
     weights_P: a pair's weight, in the dtype of the hidden states. gate_up_proj (E, 2 I, H), down_proj (E, H, I).
-    order_P: the pairs (token * K + choice) sorted by expert, `counts_E` of each. Differentiable once.
+    order_P: the pairs (token * K + choice) sorted by expert, `counts_E` of each. Differentiable once. torch.compile
+    steps over it: its shapes hang on the router's choices.
     """
     result: Tensor = _ExpertsInTurn.apply(
         hidden_TH, weights_P, gate_up_proj, down_proj, order_P, counts_E.tolist(), top_k

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.build import build_model
 from model.config import ExpertsConfig, ModelConfig, MtpConfig
-from model.expert_by_expert import experts_in_turn, suits
+from model.expert_by_expert import experts_in_turn
 from model.experts import (
     GroupedExperts,
     MixtureOfExperts,
@@ -169,11 +169,6 @@ def test_experts_in_turn_have_the_gradient_of_finite_differences() -> None:
     shapes = (5, 6), (10,), (4, 8, 6), (4, 6, 4)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
     assert torch.autograd.gradcheck(lambda *made_of: experts_in_turn(*made_of, order, counts, 2), inputs)
-
-
-def test_experts_in_turn_are_for_the_cpu() -> None:
-    assert suits(torch.empty(1, 1))
-    assert not suits(torch.empty(1, 1, device="meta"))
 
 
 def test_widths_that_the_grouped_product_refuses_take_the_loop() -> None:
