@@ -5,8 +5,8 @@
 
 Documents are paragraphs of the corpus's `pretrain` (60 to 300 bytes) drawn anew into texts of about 800 bytes, a fifth
 of them copies of an earlier one with a few characters changed. Every stage runs as a command of its own, so that its
-peak memory is its own. Times are of the processor, user and system, less what the same command takes for 200
-documents; the kernels are compiled before. With `--save` each size's figures are kept as it ends, and a run that is
+peak memory is its own. Times are of the processor, user and system, from one size to the next, so that what a command
+takes to start is in none of them (the first is from 200 documents); the kernels are compiled before. With `--save` each size's figures are kept as it ends, and a run that is
 begun again goes on with the sizes that are not in the file.
 """
 
@@ -116,16 +116,20 @@ def measure(corpus: Path, folder: Path, count: int, arguments: argparse.Namespac
 
 
 def growth(figures: dict[str, Figures], counts: list[int]) -> Figures:
-    """For each stage, microseconds a document at each size less starting, and last over first of time and memory."""
+    """For each stage what every further document costs from one size to the next (us), and the peak of memory (MB).
+
+    `time_a_document` and `memory` are the last over the first. Of three sizes and more the first is that from the
+    first size to the second: what a command takes to start weighs as much as some thousand documents.
+    """
     result: Figures = {}
     for name in STAGES:
-        start = figures[str(START)][name]
         row: dict[str, float] = {}
-        for count in counts:
-            spent = figures[str(count)][name]["cpu_seconds"] - start["cpu_seconds"]
-            row[f"us_{count}"] = round(1e6 * spent / (count - START), 1)
+        for before, count in zip([START, *counts[:-1]], counts, strict=True):
+            spent = figures[str(count)][name]["cpu_seconds"] - figures[str(before)][name]["cpu_seconds"]
+            row[f"us_{count}"] = round(1e6 * spent / (count - before), 1)
             row[f"mb_{count}"] = round(figures[str(count)][name]["peak_mb"], 0)
-        row["time_a_document"] = round(row[f"us_{counts[-1]}"] / max(row[f"us_{counts[0]}"], 0.1), 3)
+        first = counts[1] if len(counts) > 2 else counts[0]
+        row["time_a_document"] = round(row[f"us_{counts[-1]}"] / max(row[f"us_{first}"], 0.1), 3)
         row["memory"] = round(row[f"mb_{counts[-1]}"] / row[f"mb_{counts[0]}"], 3)
         result[name] = row
     return result
