@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from inference.__main__ import export_command
+from model.build import build_model
 from tests.tiny_run import EXPERTS_MODEL, MODEL, arguments, heldout, losses, run_config, stage
 from tests.trainer.test_mistakes import one_line
 from tests.trainer.test_resume import run_crashing
 from trainer.__main__ import pretrain_command
 from trainer.checkpoints import list_checkpoints
+from trainer.initial_weights import load_initial
 
 
 def begin(workspace: Path, run: Path, source: Path, model: dict | None = None, steps: int = 4) -> list[str]:
@@ -128,3 +131,15 @@ def test_another_source_than_the_runs(
     assert pretrain_command(begin(workspace, run, finished, steps=1)) == 0
     other = list_checkpoints(finished)[0]
     assert "init_from: the run has" in one_line(capsys, begin(workspace, run, other, steps=1))
+
+
+def test_released_files_of_glm130b(tmp_path: Path) -> None:
+    from tests.model.test_weights import CONFIG, equal, randomised, sat_checkpoint, written_ranks
+
+    model, said = randomised(), []
+    written_ranks(sat_checkpoint(model, 2), tmp_path)
+    fresh = build_model(CONFIG, seed=4)
+    config = SimpleNamespace(init_from=str(tmp_path), model=CONFIG, stages=[SimpleNamespace(rope_base=None)])
+    load_initial(fresh, config, tmp_path, said.append)
+    assert equal(fresh, model)
+    assert said == [f"weights from {tmp_path}"]

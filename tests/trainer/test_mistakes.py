@@ -55,6 +55,14 @@ def test_another_configuration_names_the_key(workspace: Path, run: Path, capsys:
     assert "model.hidden_size: the run has 32" in one_line(capsys, arguments(workspace, run, other))
 
 
+def test_positions_that_the_model_does_not_take(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = stage(objective={"kind": "blank_infilling", "blank_infilling": {"positions": "glm", "mask_windows": 1}})
+    message = one_line(capsys, arguments(workspace, tmp_path / "run", run_config(pairs)))
+    assert "the objective gives pairs of positions and the model's position.kind wants the other" in message
+
+
 def test_a_checkpoint_of_another_model(workspace: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Weights of another shape, sealed as if they belonged there."""
     from safetensors.torch import load_file, save_file
