@@ -6,8 +6,8 @@
 Documents are paragraphs of the corpus's `pretrain` (60 to 300 bytes) drawn anew into texts of about 800 bytes, a fifth
 of them copies of an earlier one with a few characters changed. Every stage runs as a command of its own, so that its
 peak memory is its own. Times are of the processor, user and system, from one size to the next, so that what a command
-takes to start is in none of them (the first is from 200 documents); the kernels are compiled before. With `--save` each size's figures are kept as it ends, and a run that is
-begun again goes on with the sizes that are not in the file.
+takes to start is in none of them (the first is from 200 documents); the kernels are compiled before. With `--save`
+each size's figures are kept as it ends, and a run that is begun again goes on with the sizes that are not in the file.
 """
 
 from __future__ import annotations
