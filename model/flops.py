@@ -8,6 +8,7 @@ activations, softmax and the embedding's look-up are left out, as in PaLM's defi
 
 from dataclasses import dataclass, replace
 
+from model.block_inputs import SparseMode
 from model.build import build_model
 from model.config import ModelConfig
 
@@ -48,11 +49,13 @@ class Flops:
     """One forward pass, MTP included."""
     recomputed: float
     """The blocks once more, when all of them are recomputed in the backward pass."""
+    backward: float
+    """One backward pass: twice the forward pass but for what learns nothing (sparse attention's modes)."""
 
     @property
     def training(self) -> float:
         """Forward and backward: what MFU counts."""
-        return 3 * self.forward
+        return self.forward + self.backward
 
     @property
     def training_with_recompute(self) -> float:
@@ -84,24 +87,65 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
     )
 
 
-def flops_per_token(config: ModelConfig, visible_keys: float, scored_share: float = 1.0) -> Flops:
+def selected_keys(length: int, top_k: int) -> float:
+    """Mean number of keys that the queries of a whole causal row attend to when each keeps at most `top_k`."""
+    full = min(length, top_k)
+    return (full * (full + 1) / 2 + (length - full) * full) / length
+
+
+def flops_per_token(
+    config: ModelConfig,
+    visible_keys: float,
+    scored_share: float = 1.0,
+    sparse_mode: SparseMode = "off",
+    kept_keys: float | None = None,
+) -> Flops:
     """Operations a token.
 
     visible_keys: mean number of keys that a query sees, itself included: (S + 1) / 2 for whole causal rows of S, else
     `attention_mask.visible_pairs` over the row's length. scored_share: share of the positions whose logits are computed
-    (only scored targets on the CPU, all of them elsewhere).
+    (only scored targets on the CPU, all of them elsewhere). sparse_mode: of `Transformer.set_sparse_attention`; for
+    sparse, kept_keys is the mean number of keys that a query attends to (`selected_keys`; None: the smaller of top-k
+    and visible_keys). The indexer's projections have no gradient to send on, its scores over all keys none at all
+    when they only select; in the warm-up only the indexer has a backward pass.
     """
+    kept = min(config.attention.indexer.top_k, visible_keys) if kept_keys is None else kept_keys
     output = 2.0 * config.hidden_size * config.vocab_size * scored_share
-    blocks = sum(_block_flops(config, index, visible_keys) for index in range(config.num_layers))
-    depth = 2 * 2 * config.hidden_size**2 + _block_flops(config, config.num_layers, visible_keys)
-    extra = config.mtp.depth * depth
-    return Flops(forward=blocks + extra + output * (1 + config.mtp.depth), recomputed=blocks + extra)
-
-
-def _block_flops(config: ModelConfig, index: int, visible_keys: float) -> float:
-    return 2.0 * (_attention_matrices(config) + _feed_forward_matrices(config, index)) + _score_flops(
-        config, visible_keys
+    projection = 2.0 * 2 * config.hidden_size**2
+    model = config.mtp.depth * projection + output * (1 + config.mtp.depth)
+    indexer_forward = indexer_backward = 0.0
+    for index in [*range(config.num_layers), *[config.num_layers] * config.mtp.depth]:
+        model += 2.0 * (_attention_matrices(config) + _feed_forward_matrices(config, index))
+        model += _score_flops(config, visible_keys) if sparse_mode != "sparse" else _selected_flops(config, kept)
+        forward, backward = _indexer_flops(config, visible_keys, kept, sparse_mode)
+        indexer_forward, indexer_backward = indexer_forward + forward, indexer_backward + backward
+    forward = model + indexer_forward
+    return Flops(
+        forward=forward,
+        recomputed=forward - output * (1 + config.mtp.depth),
+        backward=indexer_backward + (0.0 if sparse_mode == "warmup" else 2 * model),
     )
+
+
+def _selected_flops(config: ModelConfig, kept_keys: float) -> float:
+    """Scores and values from the latent, in the absorbed form: wider than expanded heads, over fewer keys."""
+    latent = config.attention.latent
+    return 2.0 * kept_keys * config.attention.num_heads * (2 * latent.kv_lora_rank + latent.qk_rope_head_dim)
+
+
+def _indexer_flops(
+    config: ModelConfig, visible_keys: float, kept_keys: float, sparse_mode: SparseMode
+) -> tuple[float, float]:
+    """Forward and backward operations of one layer's indexer."""
+    if sparse_mode == "off":
+        return 0.0, 0.0
+    indexer, latent = config.attention.indexer, config.attention.latent
+    width = indexer.num_heads * indexer.head_dim
+    projections = 2.0 * (latent.q_lora_rank * width + config.hidden_size * (indexer.head_dim + indexer.num_heads))
+    all_keys, kept = (2.0 * keys * (width + indexer.num_heads) for keys in (visible_keys, kept_keys))
+    learned = all_keys if sparse_mode == "warmup" else kept
+    forward = projections + all_keys + (kept if sparse_mode == "sparse" else 0.0)
+    return forward, projections + 2 * learned
 
 
 def _score_flops(config: ModelConfig, visible_keys: float) -> float:

@@ -10,9 +10,18 @@ import pytest
 import torch
 import yaml
 
+from model.block_inputs import SparseMode
 from model.build import build_model
-from model.config import AttentionConfig, ExpertsConfig, LatentConfig, ModelConfig, MtpConfig, PositionConfig
-from model.flops import count_parameters, flops_per_token
+from model.config import (
+    AttentionConfig,
+    ExpertsConfig,
+    IndexerConfig,
+    LatentConfig,
+    ModelConfig,
+    MtpConfig,
+    PositionConfig,
+)
+from model.flops import count_parameters, flops_per_token, selected_keys
 from model.initialisation import initialise
 from trainer.plan import plan, plan_lines
 
@@ -105,6 +114,42 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
     assert output.losses is not None
     ours = 64 * flops_per_token(config, visible_keys=64).forward - unscored
     assert counter.get_total_flops() == pytest.approx(ours, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["warmup", "sparse"])
+def test_operations_of_sparse_attention_are_those_that_torch_counts(mode: SparseMode) -> None:
+    """Of the forward pass; the reference computes with all 24 places of a query's list and all 64 keys."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = configuration("glm5-tiny", vocab_size=256)
+    indexer = IndexerConfig(num_heads=4, head_dim=16, top_k=24)
+    attention = dataclasses.replace(config.attention, indexer=indexer)
+    experts = dataclasses.replace(config.experts, backend="loop")
+    config = dataclasses.replace(config, attention=attention, experts=experts)
+    model = build_model(config)
+    model.set_sparse_attention(mode)
+    tokens = torch.randint(0, 256, (1, 64))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(tokens, targets=tokens)
+    unscored = 2 * config.hidden_size * 256 * config.mtp.depth
+    ours = 64 * flops_per_token(config, visible_keys=64, sparse_mode=mode, kept_keys=24).forward - unscored
+    assert counter.get_total_flops() == pytest.approx(ours, rel=1e-6)
+
+
+def test_operations_of_sparse_attention_grow_only_by_the_indexers() -> None:
+    config = configuration("glm-5", 154880)
+    assert selected_keys(10, 3) == (1 + 2 + 8 * 3) / 10
+    assert selected_keys(10, 30) == 5.5
+    indexer = config.attention.indexer
+    long, short = (
+        flops_per_token(config, (length + 1) / 2, sparse_mode="sparse", kept_keys=2048) for length in (131072, 65536)
+    )
+    pair = 2 * indexer.num_heads * (indexer.head_dim + 1) * (config.num_layers + config.mtp.depth)
+    assert long.forward - short.forward == pytest.approx(32768 * pair)
+    assert long.backward == short.backward
+    dense = flops_per_token(config, 65536.5)
+    assert long.training < dense.training / 2
+    assert flops_per_token(config, 65536.5, sparse_mode="warmup").backward < dense.backward / 4
 
 
 def test_operations_follow_the_mask_and_the_experts() -> None:
