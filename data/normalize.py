@@ -12,10 +12,15 @@ import re
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from data import mojibake
+from data.character_kernels import CHARACTER_COUNTS, scan_characters
+from data.text_kernels import text_buffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,9 @@ class NormalizeConfig:
     """Left-over tags and entities are removed, outside code and where they are too many to be the subject."""
     mojibake: bool = True
     """Text decoded with the wrong charset is repaired where that is reversible, and flagged where it is not."""
+    chinese: Literal["as_is", "t2s", "tw2s", "tw2sp", "hk2s"] = "as_is"
+    """Traditional prose is made Simplified by this conversion of OpenCC: of characters and phrases (t2s), of Taiwan's
+    or Hong Kong's (tw2s, hk2s), of Taiwan's with its vocabulary (tw2sp)."""
 
 
 _ASCII = string.digits + string.ascii_letters
@@ -123,12 +131,38 @@ def normalize(table: pl.DataFrame, config: NormalizeConfig) -> pl.DataFrame:
     spaced = _replace(_replace(texts, SPACES, " "), r"[ \t]+\n", "\n")
     step("white_space", _replace(spaced, r"\n{3,}", "\n\n").str.strip_chars("\n \t"))
 
+    if config.chinese != "as_is":
+        suspects = _is_traditional(texts)
+        if "kind" in table.columns:
+            suspects = suspects & (table["kind"] != "code").fill_null(True)
+        step(config.chinese, _apply_to(texts, suspects, _converter(config.chinese).convert))
+
     changes.append(lost.alias("mojibake_lost"))
     names = [pl.when(pl.col(changed.name)).then(pl.lit(changed.name)) for changed in changes]
     joined = pl.DataFrame(changes).select(
         pl.concat_str(names, separator=",", ignore_nulls=True).alias("normalize_changes")
     )
     return table.with_columns(texts.alias("text"), joined["normalize_changes"])
+
+
+TRADITIONAL = 0.1
+"""Text is converted when this share of the characters that tell the scripts apart is Traditional."""
+JAPANESE = 0.05
+"""It is let be when this share of its characters is kana: Japanese has its own forms of Chinese characters."""
+
+
+def _is_traditional(texts: pl.Series) -> pl.Series:
+    counts = scan_characters(*text_buffers(texts))
+    hans, hant, han, kana = (counts[:, CHARACTER_COUNTS.index(name)] for name in ("hans", "hant", "han", "kana"))
+    told = (hant > 0) & (hant >= TRADITIONAL * (hans + hant)) & (kana < JAPANESE * np.maximum(han, 1))
+    return pl.Series(told, dtype=pl.Boolean)
+
+
+@lru_cache(maxsize=1)
+def _converter(name: str) -> Any:
+    import opencc
+
+    return opencc.OpenCC(name)
 
 
 def _replace(texts: pl.Series, pattern: str, replacement: str) -> pl.Series:

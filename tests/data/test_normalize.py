@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import ftfy
+import opencc
 import polars as pl
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.annotate import AnnotateConfig, annotate
 from data.mojibake import is_beyond_repair, repair
 from data.normalize import NormalizeConfig, normalize
 
@@ -25,7 +32,7 @@ def cp1252_or_latin1(raw: bytes) -> str:
     )
 
 
-def one(text: str, **settings_: bool) -> tuple[str, str]:
+def one(text: str, **settings_: Any) -> tuple[str, str]:
     table = normalize(pl.DataFrame({"text": [text]}), NormalizeConfig(**settings_))
     return table["text"][0], table["normalize_changes"][0]
 
@@ -140,6 +147,55 @@ def test_markup_that_a_text_is_about_stays() -> None:
     assert one(sentence)[0] == sentence.strip()
     table = pl.DataFrame({"text": ['<p class="x">a</p>'] * 2, "kind": ["code", "prose"]})
     assert normalize(table, NormalizeConfig())["text"].to_list() == ['<p class="x">a</p>', "a"]
+
+
+@pytest.mark.parametrize(
+    ("conversion", "before", "after"),
+    [
+        ("t2s", TRADITIONAL, CHINESE.replace("“", "「").replace("”", "」")),
+        ("t2s", "乾隆年間，頭髮乾燥，皇后在後面。", "乾隆年间，头发干燥，皇后在后面。"),
+        ("tw2sp", "這個軟體的程式碼在記憶體裡。", "这个软件的代码在内存里。"),
+        ("hk2s", "他喺裏面食嘢，着住衫。", "他喺里面食嘢，着住衫。"),
+        ("t2s", "人民日報：中国经济发展，這是第一句。", "人民日报：中国经济发展，这是第一句。"),
+    ],
+)
+def test_traditional_text_is_converted_where_that_is_asked(conversion: str, before: str, after: str) -> None:
+    assert one(before) == (before, "")
+    assert one(before, chinese=conversion) == (after, conversion)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CHINESE,
+        ENGLISH,
+        "乾隆皇帝瞭望著作之地。中国经济发展很快，后来又说了一些话。",
+        "東京都は日本の首都である。會議は明日だ。",
+    ],
+)
+def test_conversion_lets_other_text_be(text: str) -> None:
+    assert one(text, chinese="t2s") == (text, "")
+    code = normalize(pl.DataFrame({"text": [TRADITIONAL], "kind": ["code"]}), NormalizeConfig(chinese="t2s"))
+    assert code["text"].to_list() == [TRADITIONAL]
+
+
+def test_converted_text_is_judged_as_what_it_has_become(corpus: Path) -> None:
+    with zstandard.open(corpus / "documents" / "zh-00000.jsonl.zst", "rt", encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line, _ in zip(lines, range(60), strict=False)]
+    simplified = normalize(pl.DataFrame({"text": texts}), NormalizeConfig())
+    simplified = simplified.filter(annotate(simplified, AnnotateConfig())["script"] == "Hans").head(40)
+    traditional = simplified.with_columns(
+        pl.Series("text", [opencc.OpenCC("s2t").convert(text) for text in simplified["text"]])
+    )
+    converted = normalize(traditional, NormalizeConfig(chinese="t2s"))
+    assert set(converted["normalize_changes"]) == {"t2s"}
+    judged = annotate(converted, AnnotateConfig())
+    assert set(judged["script"]) == {"Hans"}
+    wanted = annotate(simplified, AnnotateConfig())
+    same = sum(a == b for a, b in zip(judged["text"], wanted["text"], strict=True))
+    assert same >= 0.8 * simplified.height  # 後 and 后 become one
+    for signal in ("han_share", "function_character_share", "rare_han_share", "duplicate_5gram_share"):
+        assert judged[signal].to_list() == pytest.approx(wanted[signal].to_list(), abs=0.01)
 
 
 def test_what_is_switched_off_is_not_done() -> None:
