@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from model.flops import flops_per_token
+from model.flops import flops_per_token, selected_keys
 from trainer.config import RunConfig, StageConfig
 from trainer.devices import World, peak_flops
 
@@ -22,7 +22,13 @@ def model_flops_utilization(
     peak = peak_flops(device)
     if peak is None:
         return None, None
-    flops = flops_per_token(config.model, (stage.data.window + 1) / 2)
+    window, top_k = stage.data.window, config.model.attention.indexer.top_k
+    flops = flops_per_token(
+        config.model,
+        (window + 1) / 2,
+        sparse_mode=stage.sparse_attention,
+        kept_keys=selected_keys(window, top_k),
+    )
     rate = line["tokens_per_second"] / (peak * world.size)
     recomputes = config.devices.recompute == "layer"
     return flops.training * rate, (flops.training_with_recompute if recomputes else flops.training) * rate
