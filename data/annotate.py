@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data.c4_kernels import C4_COUNTS, scan_c4
 from data.character_kernels import CHARACTER_COUNTS, scan_characters
 from data.language import LanguageConfig, identify
 from data.line_kernels import LINE_COUNTS, scan_lines
@@ -50,6 +51,7 @@ def count(texts: pl.Series) -> pl.DataFrame:
     for names, counts in (
         (CHARACTER_COUNTS, scan_characters(buffer, offsets)),
         (LINE_COUNTS, scan_lines(buffer, offsets)),
+        (C4_COUNTS, scan_c4(buffer, offsets)),
         (WORD_COUNTS, scan_words(hashes, lengths, unit_offsets)),
         (REPETITION_COUNTS, scan_repetition(hashes, lengths, unit_offsets)),
         (BLOCK_COUNTS, scan_blocks(buffer, offsets)),

@@ -93,6 +93,16 @@ def character_classes() -> np.ndarray:
     return table
 
 
+@lru_cache(maxsize=1)
+def plain_letters() -> np.ndarray:
+    """By byte: lower-case letters that begin no address (`http`, `www`), over which kernels may run: bool, read-only."""
+    table = np.zeros(256, dtype=np.bool_)
+    table[ord("a") : ord("z") + 1] = True
+    table[[ord("h"), ord("w")]] = False
+    table.setflags(write=False)
+    return table
+
+
 def _is_rare(character: str) -> bool:
     if character.encode("gb2312", "ignore"):
         return False

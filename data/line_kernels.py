@@ -27,6 +27,7 @@ from data.character_classes import (
     STOP,
     character_classes,
     character_roles,
+    plain_letters,
 )
 from data.character_kernels import url_end
 from data.text_kernels import Array, Integer, classify, decode
@@ -82,7 +83,7 @@ def _count_line(
 
 
 @numba.njit(cache=True)
-def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, counts: Array) -> None:
+def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, plain: Array, counts: Array) -> None:
     for document in range(offsets.shape[0] - 1):
         row = counts[document]
         i, end = offsets[document], offsets[document + 1]
@@ -96,6 +97,17 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, cou
         ended = False  # the last solid character ends a sentence, closing quotes aside
         pending = False  # an ASCII mark stands before; white space after it makes it the end of a sentence
         while i <= end:
+            run = i
+            while i < end and plain[buffer[i]]:
+                i += 1
+            if i > run:
+                length += i - run
+                solid += i - run
+                columns += i - run
+                ended = pending = False
+                dots = 0
+                first = first if first != 0 else np.int64(buffer[run])
+                last = final = np.int64(buffer[i - 1])
             at_end = i >= end
             code_point, width = (np.int64(10), 1) if at_end else decode(buffer, i)
             kind = NEWLINE if at_end else classify(code_point, classes)
@@ -154,5 +166,5 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, cou
 def scan_lines(buffer: Array, offsets: Array) -> Array:
     """Counts over the lines of each document: int64 of shape (n, len(LINE_COUNTS))."""
     counts = np.zeros((offsets.shape[0] - 1, len(LINE_COUNTS)), dtype=np.int64)
-    _scan_lines(buffer, offsets, character_classes(), character_roles(), counts)
+    _scan_lines(buffer, offsets, character_classes(), character_roles(), plain_letters(), counts)
     return counts

@@ -3,9 +3,10 @@
 A signal is a column that `annotate` adds and `filter` sets bounds to. Everything else that speaks of signals reads
 this table: the annotate stage evaluates `expression`, the report and `docs/signals.md` print the rest.
 
-The expressions run over the count columns of the kernels (`LINE_COUNTS`, `WORD_COUNTS`, `REPETITION_COUNTS`,
-`BLOCK_COUNTS`) and over `text`. A *word* here is a Han character, a kana, or a run of other letters and digits.
-A *token* is a word, a punctuation mark or a symbol, which is what the word tokenizers of published thresholds count.
+The expressions run over the count columns of the kernels (`CHARACTER_COUNTS`, `LINE_COUNTS`, `C4_COUNTS`,
+`WORD_COUNTS`, `REPETITION_COUNTS`, `BLOCK_COUNTS`). A *word* here is a Han character, a kana, or a run of other letters
+and digits. A *token* is a word, a punctuation mark or a symbol, which is what the word tokenizers of published
+thresholds count.
 """
 
 from __future__ import annotations
@@ -203,6 +204,13 @@ SIGNALS: tuple[Signal, ...] = (
         "characters",
     ),
     _count("curly_brackets", "opening curly brackets", C4),
+    _count(
+        "c4_sentences",
+        "sentences in the lines that C4 keeps: of three words or more between white space, none of over 1,000 "
+        "characters, without 'javascript' and without a phrase of cookie and privacy notices",
+        C4,
+    ),
+    _count("c4_curly_brackets", "lines with an opening curly bracket among those that C4 looks at", C4),
     _count("policy_phrases", "phrases of cookie and privacy notices: " + ", ".join(POLICY_PHRASES), C4),
     _count("javascript_mentions", "occurrences of 'javascript'", C4),
     _count("lorem_ipsum", "occurrences of 'lorem ipsum'", C4),

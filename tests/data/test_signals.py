@@ -162,6 +162,38 @@ def test_signal(text: str, signal: str, expected: float) -> None:
     assert value == pytest.approx(expected, abs=1e-6)
 
 
+C4_LINES = (
+    "One two three. Four five six! Seven", "Two words.", "He said “stop it.” Then he left.",
+    "Dr. No [12] came. And went.",
+    "a {b} c", "please enable JAVASCRIPT now", "read the Terms of Use today. Now.", "He reuses cookies daily. Really?",
+    "lowercase p.m. and 3.14 are fine", "x" * 1001 + " a b c", "tail\u00a0of words. End",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(C4_LINES), max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_c4_sentences_are_datatroves_but_for_its_sentence_splitter(lines: list[str]) -> None:
+    """datatrove's filter with the sentences of each line counted as here; its own splitter (spaCy) is benchmarked."""
+    c4 = pytest.importorskip("datatrove.pipeline.filters.c4_filters")
+    from datatrove.data import Document
+
+    counted: list[int] = []
+
+    def count_sentences(line: str, _language: str) -> list[str]:
+        parts = re.split(r"""(?<=[.!?])["')\]’”]*\s+""", line)
+        counted.append(len(parts))
+        return parts
+
+    text = "\n".join(lines)
+    row = annotate(pl.DataFrame({"text": [text]}), AnnotateConfig()).row(0, named=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(c4, "split_into_sentences", count_sentences)
+        verdict = c4.C4QualityFilter(filter_no_terminal_punct=False, min_num_sentences=0).filter(Document(text, "0"))
+    assert (verdict is not True) == (row["c4_curly_brackets"] > 0)
+    if verdict is True:
+        assert row["c4_sentences"] == sum(counted)
+
+
 def test_annotate_adds_every_column_once_and_drops_nothing() -> None:
     table = pl.DataFrame({"id": ["a", "b", "c"], "text": [CHINESE, "", ENGLISH], "url": [None, "http://x.y", "bad"]})
     once = annotate(table, AnnotateConfig())
