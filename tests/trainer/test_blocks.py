@@ -84,7 +84,7 @@ def test_hfu_counts_what_is_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
     for recompute in ("none", "layer"):
         config = SimpleNamespace(model=model, devices=DeviceConfig(recompute=recompute))
-        one = SimpleNamespace(data=SimpleNamespace(window=64))
+        one = SimpleNamespace(data=SimpleNamespace(window=64), sparse_attention="off")
         found[recompute] = rates.model_flops_utilization(
             config, one, {"tokens_per_second": 1e3}, torch.device("cpu"), World()
         )
