@@ -47,15 +47,23 @@ _GAP = r"[ \-.\u00a0\u2010-\u2013]?"
 _CHINA = r"(?:[(（](?:\+|00)86[)）]|(?:\+|00)86)"
 _AREA = r"(?:10|2\d|[3-9]\d{2})"
 _OTHER_NUMBER = re.compile(
-    r"(?:order|build|version|ver|v|checksum|sha\d*|md5|isbn(?:-1[03])?|issn|doi|rfc|pi|serial|revision|rev|commit|id:?"
-    r"|订单号?|訂單|编号|編號|版本号?|版本|校验和?|流水号|运单号?|快递单号|序列号|货号|型号|号码牌)[ \t:：#]*$",
+    r"(?:(?<![a-z])(?:order|invoice|tracking|serial|sku|ref|reference|build|version|versions|ver|v|release|revision|rev|"
+    r"firmware|driver|patch|sdk|checksum|sha-?\d*|md5|crc\d*|isbn(?:-1[03])?|issn|doi|oid|rfc|pi|commit|id|barcode|"
+    r"(?:ticket|part|case|item|model|batch|lot|product|catalog|receipt|transaction)(?=[ ]?(?:no|num|id|code|#)))"
+    r"[ ]?(?:no|number|num|id|code)?\.?"
+    r"|(?:[单單编編批票货貨型]|序列|流水|交易|合同|版本|文件|案件|档案|订单编|商品|产品|条形?)[号號码碼]码?|订单|訂單|编码|"
+    r"书号|版本|固件|驱动(?:程序)?|补丁|内核|升级到|更新到|升級到|校验[和码]?|哈希值?|对象标识符|号码牌)"
+    r"[ \t:：#=为為是]*$",
     re.IGNORECASE,
 )
+_IN_PATH = re.compile(r"(?<!tel)(?<!phone)(?<!mobile)(?<!fax)[0-9A-Za-z_.~%-]/$", re.IGNORECASE)
+_IS_VERSION = re.compile(r"[ ]?(?:版|及以[上后]|version|release|build|and (?:later|above|newer))", re.IGNORECASE)
 
 
 def _called_otherwise(text: str, start: int) -> bool:
-    """Whether the words before say that the number is none of a person's."""
-    return bool(_OTHER_NUMBER.search(text[max(0, start - 16) : start]))
+    """Whether the words before say that the number is none of a person's, or it is a part of an address or path."""
+    before = text[max(0, start - 20) : start]
+    return bool(_OTHER_NUMBER.search(before) or _IN_PATH.search(before))
 
 
 def _digits(text: str) -> str:
@@ -129,7 +137,7 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
         address = ipaddress.ip_address(match.group())
     except ValueError:
         return False
-    if _called_otherwise(match.string, match.start()):
+    if _called_otherwise(match.string, match.start()) or _IS_VERSION.match(match.string, match.end()):
         return False
     if config.private_addresses:
         return True
@@ -139,6 +147,7 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
             first in (0, 10, 127, 255)
             or (first, second) in ((192, 168), (169, 254))
             or (first == 172 and 16 <= second < 32)
+            or match.group().startswith("1.3.6.")  # the root of most object identifiers
         )
         return not inside and first < 224
     return (
@@ -182,7 +191,8 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         search=r"0[1-9][0-9]{1,2}[)）]?[ \-–—][2-9][0-9]{2,3}[ -]?[0-9]{4}|0(?:10|2[0-9])[2-9][0-9]{7}"
         r"|[)）][2-9][0-9]{2,3}[ -]?[0-9]{4}|400[ -][0-9]{3,4}[ -][0-9]|86[)）]?[ -]?[1-9][0-9]{1,2}[ -][2-9]",
         exact=re.compile(
-            rf"(?<![0-9A-Za-z_.+])(?<![0-9]-)(?:(?:{_CHINA}[ -]?0?{_AREA}[ -]|[(（]0{_AREA}[)）][ -]?|0{_AREA}[ \-–—])"
+            rf"(?<![0-9A-Za-z_.+])(?<![0-9]-)(?<!\+1[ .-])"
+            rf"(?:(?:{_CHINA}[ -]?0?{_AREA}[ -]|[(（]0{_AREA}[)）][ -]?|0{_AREA}[ \-–—])"
             rf"[2-9]\d{{2,3}}[ -]?\d{{4}}"
             rf"|0(?:10|2\d)[2-9]\d{{7}}|400[ -]\d{{3,4}}[ -]\d{{3,4}})"
             rf"(?:[ -]?(?:转|轉|ext\.?)[ ]?\d{{1,6}})?{_DIGITS_AFTER}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import random
 
 import polars as pl
@@ -141,3 +143,102 @@ def test_kinds_and_placeholder_are_settings() -> None:
     assert masked(text, private_addresses=True) == "<email> <mobile> <ipv4>"
     with pytest.raises(ValueError, match="types is empty"):
         RedactConfig(types=[])
+
+
+DRAW = random.Random(20260101)
+
+
+def digits(count: int) -> str:
+    return "".join(str(DRAW.randrange(10)) for _ in range(count))
+
+
+def mobile() -> str:
+    return f"1{DRAW.choice('3456789')}{digits(9)}"
+
+
+def card() -> str:
+    return luhn(DRAW.choice(["62", "45", "51"]) + digits(13))
+
+
+def identity_card() -> str:
+    body = f"{DRAW.choice(['110105', '320106', '440300'])}{DRAW.randrange(1940, 2010)}{DRAW.randrange(1, 13):02d}"
+    body += f"{DRAW.randrange(1, 29):02d}{digits(3)}"
+    return next(body + check for check in "0123456789X" if is_identity_card(body + check))
+
+
+def four_parts() -> str:
+    return ".".join(str(DRAW.randrange(1, 200)) for _ in range(4))
+
+
+def hexadecimal(count: int) -> str:
+    return hashlib.sha512(digits(9).encode()).hexdigest()[:count]
+
+
+def spelled(number: str, *gaps: str) -> str:
+    """An 11-digit or 16-digit number with one of these gaps between its groups."""
+    sizes = (3, 4, 4) if len(number) == 11 else (4, 4, 4, 4)
+    ends = list(itertools.accumulate(sizes))
+    return DRAW.choice(gaps).join(number[end - size : end] for end, size in zip(ends, sizes, strict=True))
+
+
+PERSONAL = {
+    "email": lambda: f"{DRAW.choice(['wei', 'li.ming', 'a_b'])}{digits(2)}@{DRAW.choice(['a.example.com', 'b.cn'])}",
+    "mobile": lambda: DRAW.choice(["", "+86 ", "+86-", "0086"]) + spelled(mobile(), "", "-", " "),
+    "id_card": identity_card,
+    "bank_card": lambda: spelled(card(), "", " ", "-"),
+    "ipv4": lambda: f"{DRAW.choice(['203.0.113', '198.51.100', '192.0.2', '114.114.114'])}.{DRAW.randrange(1, 255)}",
+    "ipv6": lambda: "2001:db8:" + ":".join(f"{DRAW.randrange(1, 65535):x}" for _ in range(6)),
+    "landline": lambda: f"{DRAW.choice(['010-', '021-', '0571-', '0755 '])}{DRAW.choice('2345678')}{digits(7)}",
+    "international_phone": lambda: f"+1 {DRAW.randrange(201, 989)}-{DRAW.randrange(200, 999)}-{digits(4)}",
+}
+ORDERS = [
+    "订单号：", "订单编号", "运单号 ", "流水号是", "工单号为", "合同编号：", "发票号:", "序列号", "货号 ", "Order #",
+    "order no. ", "Order number ", "invoice ", "Tracking number: ", "serial no. ", "SKU: ", "ref ", "Ticket no. ", "transaction ID: ",
+]  # fmt: skip
+VERSIONS = [
+    "v", "version ", "Version: ", "版本", "版本号：", "Chrome/", "升级到 ", "固件 ", "驱动程序", "build ", "内核", "补丁",
+    "SDK ",
+]  # fmt: skip
+LOOK_ALIKES = {
+    "order": lambda: DRAW.choice(ORDERS) + DRAW.choice([mobile, card, lambda: digits(12), lambda: digits(18)])(),
+    "version": lambda: DRAW.choice(VERSIONS) + four_parts(),
+    "version before its name": lambda: f"{four_parts()} {DRAW.choice(['版', '及以上', 'release', 'and later'])}",
+    "five parts": lambda: f"{four_parts()}.{DRAW.randrange(99)}",
+    "object identifier": lambda: "1.3.6.1" + DRAW.choice(["", ".4.1.311", ".2.1.1.5"]),
+    "hash": lambda: DRAW.choice(["", "commit ", "sha256 "]) + hexadecimal(DRAW.choice([7, 12, 32, 40, 64])),
+    "uuid": lambda: "-".join(map(hexadecimal, (8, 4, 4, 4, 12))),
+    "isbn": lambda: f"ISBN {DRAW.choice(['978-7-', '9787', '978-0-'])}{digits(3)}{DRAW.choice(['-', ''])}{digits(6)}",
+    "issn": lambda: f"ISSN {digits(4)}-{digits(4)}",
+    "pi": lambda: "3." + "14159265358979323846264338327950288419716939937510"[: DRAW.randrange(8, 50)],
+    "decimal": lambda: f"{digits(2)}.{mobile()}",
+    "time": lambda: f"20{digits(2)}-0{DRAW.randrange(1, 9)}-1{digits(1)} 1{digits(1)}:3{digits(1)}:4{digits(1)}",
+    "doi": lambda: f"10.{digits(4)}/s{digits(5)}-{digits(3)}-{digits(5)}-{digits(1)}",
+    "standard": lambda: f"GB/T {digits(5)}-{DRAW.randrange(1990, 2024)}",
+    "address of a page": lambda: f"https://example.com/item/{mobile()}?id={card()}",
+    "path": lambda: f"/home/user/{mobile()}.jpg",
+    "identity card without its check": lambda: (lambda one: one[:17] + str((int(one[17], 11) + 1) % 10))(
+        next(one for one in iter(identity_card, "") if one[17] not in "X9")
+    ),
+    "card without its check": lambda: (lambda one: one[:15] + str((int(one[15]) + 1) % 10))(card()),
+    "long number": lambda: digits(24),
+    "hexadecimal number": lambda: "0x" + digits(16),
+    "package": lambda: f"{DRAW.choice(['lodash', 'vue', 'node'])}@{DRAW.randrange(1, 20)}.{DRAW.randrange(20)}.0",
+}
+FRAMES = ["{}", "见{}。", "，{}，", "the {} is", "({})", "“{}”", "\n{}\n", "是{}吗", "x={};", " {} 和 {} "]
+
+
+@pytest.mark.parametrize("kind", PERSONAL)
+def test_every_draw_of_personal_data_goes(kind: str) -> None:
+    DRAW.seed(kind)
+    draws = [(frame, PERSONAL[kind]()) for frame in FRAMES for _ in range(20)]
+    table = redact(pl.DataFrame({"text": [frame.format(one, one) for frame, one in draws]}), RedactConfig())
+    assert table["text"].to_list() == [frame.format(f"<{kind}>", f"<{kind}>") for frame, _ in draws]
+
+
+@pytest.mark.parametrize("kind", LOOK_ALIKES)
+def test_every_draw_of_a_look_alike_stays(kind: str) -> None:
+    DRAW.seed(kind)
+    texts = [frame.format(one, one) for frame in FRAMES for one in (LOOK_ALIKES[kind]() for _ in range(20))]
+    table = redact(pl.DataFrame({"text": texts}), RedactConfig())
+    assert table["text"].to_list() == texts
+    assert table["redactions"].sum() == 0
