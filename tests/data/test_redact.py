@@ -193,11 +193,12 @@ PERSONAL = {
 }
 ORDERS = [
     "订单号：", "订单编号", "运单号 ", "流水号是", "工单号为", "合同编号：", "发票号:", "序列号", "货号 ", "Order #",
-    "order no. ", "Order number ", "invoice ", "Tracking number: ", "serial no. ", "SKU: ", "ref ", "Ticket no. ", "transaction ID: ",
+    "order no. ", "Order number ", "invoice ", "Tracking number: ", "serial no. ", "SKU: ", "ref ",
+    "Ticket no. ", "transaction ID: ",
 ]  # fmt: skip
 VERSIONS = [
-    "v", "version ", "Version: ", "版本", "版本号：", "Chrome/", "升级到 ", "固件 ", "驱动程序", "build ", "内核", "补丁",
-    "SDK ",
+    "v", "version ", "Version: ", "版本", "版本号：", "Chrome/", "升级到 ", "固件 ", "驱动程序", "build ", "内核",
+    "补丁", "SDK ",
 ]  # fmt: skip
 LOOK_ALIKES = {
     "order": lambda: DRAW.choice(ORDERS) + DRAW.choice([mobile, card, lambda: digits(12), lambda: digits(18)])(),
