@@ -208,7 +208,7 @@ def _open(shard: Path) -> pyarrow.parquet.ParquetFile:
 
 def _text_bytes(file: pyarrow.parquet.ParquetFile) -> int:
     """About how many bytes of text a shard holds, by its footer."""
-    column = file.schema_arrow.names.index("text")
+    column = file.schema.names.index("text")
     groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
     return sum(group.column(column).total_uncompressed_size for group in groups)
 
