@@ -7,6 +7,8 @@ multiplied by it before the backward pass, so that the sum over all targets is w
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,6 +36,8 @@ def build_sharded(
         model = build_model(config, device, seed)
         wrap_blocks([*model.layers, *model.mtp], devices)
         return model
+    # FSDP2 warns that losses are views, which an operation in place would break; nobody changes a loss in place here.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world.size,), mesh_dim_names=("data",))
     model = build_model(config, "meta", seed)
     wrap_blocks([*model.layers, *model.mtp], devices)
