@@ -95,7 +95,7 @@ def character_classes() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def plain_letters() -> np.ndarray:
-    """By byte: lower-case letters that begin no address (`http`, `www`), over which kernels may run: bool, read-only."""
+    """By byte: lower-case letters that begin no address (`http`, `www`), which kernels run over: bool, read-only."""
     table = np.zeros(256, dtype=np.bool_)
     table[ord("a") : ord("z") + 1] = True
     table[[ord("h"), ord("w")]] = False
