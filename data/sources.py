@@ -85,10 +85,18 @@ class InputFile:
         return fsspec.open(self.path, "rb").open()
 
     def load_dataset(self) -> Iterable[dict[str, Any]]:
-        """Rows of a Hugging Face data set: saved on disk, files of one, or by name from the hub."""
+        """Rows of a Hugging Face data set: saved on disk, a folder of its files, or by name from the hub.
+
+        ValueError if a data set saved with splits has no such split.
+        """
         import datasets
 
         source = self.source
+        if os.path.isfile(os.path.join(source.path, "dataset_dict.json")):
+            splits = datasets.load_from_disk(source.path)
+            if source.split not in splits:
+                raise ValueError(f"{source.path} has no split '{source.split}'; it has {', '.join(splits)}")
+            return splits[source.split]
         if os.path.isfile(os.path.join(source.path, "dataset_info.json")):
             return datasets.load_from_disk(source.path)
         return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=source.streaming)
@@ -100,13 +108,7 @@ def find_inputs(sources: Iterable[SourceConfig]) -> tuple[list[InputFile], list[
     problems: list[dict[str, str]] = []
     for source in sources:
         if source.format == "huggingface":
-            print_ = xxhash.xxh3_128_hexdigest(f"{source.path} {source.subset} {source.split}")
-            files.append(
-                InputFile(
-                    path=source.path, name=source.path, source=source, format="huggingface", compression="none",
-                    size=0, fingerprint=print_,
-                )
-            )  # fmt: skip
+            files.append(_data_set(source))
             continue
         found = _expand(source.path)
         if not found:
@@ -118,6 +120,20 @@ def find_inputs(sources: Iterable[SourceConfig]) -> tuple[list[InputFile], list[
             else:
                 files.append(item)
     return _name_apart(files), problems
+
+
+def _data_set(source: SourceConfig) -> InputFile:
+    """A Hugging Face data set as one input; one that lies here is told by its files, one of the hub by its name."""
+    digest = xxhash.xxh3_128(f"{source.path} {source.subset} {source.split}")
+    size = 0
+    for path, name in _expand(source.path) if os.path.isdir(source.path) else ():
+        item = _inspect(path, name, source)
+        digest.update(f"{name} {item if isinstance(item, str) else item.fingerprint}")
+        size += 0 if isinstance(item, str) else item.size
+    return InputFile(
+        path=source.path, name=source.path, source=source, format="huggingface", compression="none", size=size,
+        fingerprint=digest.hexdigest(),
+    )  # fmt: skip
 
 
 def _expand(path: str) -> list[tuple[str, str]]:

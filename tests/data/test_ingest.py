@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,67 @@ def test_fsspec_url_is_read(tmp_path: Path) -> None:
     assert table.height == 6
     table = ingest(tmp_path / "v", SourceConfig(path="memory://bucket/y*.jsonl", name="remote"))
     assert table.height == 3
+
+
+def test_file_url_is_read(tmp_path: Path) -> None:
+    as_jsonl(gzip.compress)(tmp_path / "a.jsonl.gz")
+    table = ingest(tmp_path / "w", SourceConfig(path=(tmp_path / "*.gz").as_uri().replace("%2A", "*"), name="remote"))
+    assert table["source_id"].to_list() == [row["id"] for row in rows()]
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """datasets keeps its cache in the test's folder and never asks the network."""
+    import datasets
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_data_set_of_local_files_is_read(tmp_path: Path, form: str, streaming: bool) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for part, chosen in enumerate((rows()[:2], rows()[2:])):
+        table = pl.DataFrame(chosen).rename({"text": "body"})
+        path = folder / f"train-{part:05d}-of-00002.{form}"
+        table.write_parquet(path) if form == "parquet" else table.write_ndjson(path)
+    source = SourceConfig(
+        path=str(folder), name="one", format="huggingface", fields=Fields(text="body"), streaming=streaming
+    )
+    table = ingest(tmp_path / "w", source)
+    assert table["source_id"].to_list() == [row["id"] for row in rows()]
+    assert table["id"].to_list() == [document_id("one", row["id"]) for row in rows()]
+    before = find_inputs([source])[0][0].fingerprint
+    pl.DataFrame(rows()[:1]).rename({"text": "body"}).write_parquet(folder / f"train-00000-of-00002.{form}")
+    assert find_inputs([source])[0][0].fingerprint != before  # the stage is stale
+
+
+@pytest.mark.usefixtures("offline")
+def test_split_of_a_saved_data_set_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    parts = {"train": datasets.Dataset.from_list(rows()[:4]), "test": datasets.Dataset.from_list(rows()[4:])}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
+    source = SourceConfig(path=str(tmp_path / "set"), format="huggingface", split="test")
+    assert ingest(tmp_path / "w", source)["source_id"].to_list() == [row["id"] for row in rows()[4:]]
+    with pytest.raises(ValueError, match="gave no document at all"):
+        ingest(tmp_path / "v", replace(source, split="validation"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_data_set_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    as_jsonl(bytes)(tmp_path / "a.jsonl")
+    absent = SourceConfig(path="nobody/there-is-no-such-set", format="huggingface")
+    table = ingest(tmp_path / "w", SourceConfig(path=str(tmp_path / "a.jsonl")), absent)
+    assert table.height == len(rows())
+    problems = record(tmp_path / "w", "ingest")["problems"]
+    assert [problem["reason"] for problem in problems] == ["unreadable"]
+    assert "there-is-no-such-set" in problems[0]["file"]
 
 
 def test_archived_responses_that_are_no_pages_are_set_aside(tmp_path: Path) -> None:
