@@ -1,7 +1,8 @@
-"""Curves of one run or several together over tokens: losses, bits per byte, gradient norm and learning rate."""
+"""Curves of one run or several together over tokens; figures that none of the runs has are left out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ PANELS = (
     ("bits_per_byte_by_language", "bits per byte of the targets, by language"),
     ("heldout_bits_per_byte", "held-out bits per byte, by language"),
     ("grad_norm", "gradient norm"),
+    ("update_ratio", "update over weights, by part"),
+    ("indexer_kl", "indexers' KL (nats a query)"),
     ("learning_rate", "learning rate"),
 )
 
@@ -38,22 +41,26 @@ def plot_runs(runs: Sequence[Path], output: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(3, 2, figsize=(12, 11), constrained_layout=True)
+    metrics = {}
     for run in runs:
         path = run / METRICS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; --run folders of the trainer have one")
-        lines = read_metrics(path)
-        for (name, title), axis in zip(PANELS, axes.flat, strict=True):
+        metrics[run] = read_metrics(path)
+    panels = [(name, title) for name, title in PANELS if any(series(lines, name) for lines in metrics.values())]
+    rows = max(1, math.ceil(len(panels) / 2))
+    figure, axes = plt.subplots(rows, 2, figsize=(12, 3.7 * rows), constrained_layout=True, squeeze=False)
+    for axis, (name, title) in zip(axes.flat, panels, strict=False):
+        for run, lines in metrics.items():
             for part, (tokens, values) in series(lines, name).items():
                 marker = "o" if len(tokens) < 20 else ""
                 axis.plot(tokens, values, marker=marker, markersize=3, linewidth=1, label=f"{run.name} {part}".strip())
-            axis.set_title(title)
-            axis.set_xlabel("tokens")
-    for axis in axes.flat:
+        axis.set_title(title)
+        axis.set_xlabel("tokens")
         axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
+        axis.legend(fontsize=8)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=120)
     plt.close(figure)
