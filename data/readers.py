@@ -6,13 +6,15 @@ position in a file is a number of items and a run that was cut short can go on f
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, TYPE_CHECKING, Literal, get_args
 
 import orjson
 
-from data.decompress import SUFFIXES, Compression, Limits, decompress
+from data.decompress import SUFFIXES, Compression, Gap, Limits, decompress
 from data.raw import EXCERPT, ByteBuffer, Problems, RawRecord
 from data.warc import read_warc
 
@@ -98,7 +100,10 @@ def read_records(item: InputFile, problems: Problems, max_bytes: int, limits: Li
         return
     try:
         with item.open() as file:
-            buffer = ByteBuffer(decompress(_pieces(file, problems), item.compression, limits), problems)
+            pieces = decompress(_pieces(file, problems), item.compression, limits)
+            if item.format in ("jsonl", "json", "lines"):  # pages and texts have their charset found later
+                pieces = _to_utf8(pieces)
+            buffer = ByteBuffer(pieces, problems)
             if not buffer.need(1):
                 problems.add("empty_file", "no bytes in it")
             elif item.format in ("warc", "wet"):
@@ -117,6 +122,21 @@ def _pieces(file: IO[bytes], problems: Problems) -> Iterator[bytes]:
     while piece := file.read(READ_BYTES):
         problems.read_bytes += len(piece)
         yield piece
+
+
+def _to_utf8(pieces: Iterator[bytes | Gap]) -> Iterator[bytes | Gap]:
+    """The same bytes in UTF-8, if they begin with the byte order mark of UTF-16."""
+    first = next((piece for piece in pieces if piece), b"")
+    if not isinstance(first, bytes) or not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield first
+        yield from pieces
+        return
+    decoder = codecs.getincrementaldecoder("utf-16")("replace")
+    for piece in chain((first,), pieces):
+        if isinstance(piece, Gap):
+            yield piece
+        elif text := decoder.decode(piece):
+            yield text.encode("utf-8", "replace")
 
 
 def _read_lines(

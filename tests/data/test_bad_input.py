@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import zlib
 from pathlib import Path
 from typing import Any
@@ -241,6 +243,58 @@ def test_decompression_bomb_is_given_up_and_the_rest_is_read(tmp_path: Path) -> 
     assert "decompression_bomb" in problems(record)
 
 
+def test_member_may_grow_much_while_it_is_small(tmp_path: Path) -> None:
+    """A ratio alone makes no bomb: 20 MB of one line compress a thousandfold and are read."""
+    path = tmp_path / "same.jsonl.gz"
+    path.write_bytes(gzip.compress(json_line(0) + b" " * 20_000_000 + b"\n" + json_line(1)))
+    record, kept, rejected = ingest(tmp_path, path)
+    assert kept["source_id"].to_list() == ["d0", "d1"]
+    assert rejected.height == 0
+    assert problems(record) == []
+
+
+@pytest.mark.parametrize("suffix", ["zst", "bz2", "xz"])
+def test_bombs_of_other_compressions_are_given_up(tmp_path: Path, suffix: str) -> None:
+    compress = {"zst": zstandard.compress, "bz2": bz2.compress, "xz": lambda data: lzma.compress(data, preset=1)}[
+        suffix
+    ]
+    path = tmp_path / f"bomb.jsonl.{suffix}"
+    path.write_bytes(compress(json_line(0)) + compress(bytes(150_000_000)) + compress(json_line(1)))
+    record, kept, _ = ingest(tmp_path, path, max_record_mb=1.0)
+    assert {"d0"} <= set(kept["source_id"])
+    assert "decompression_bomb" in problems(record)
+
+
+def test_compressed_body_that_grows_too_far_costs_itself_alone(tmp_path: Path) -> None:
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
+    http += gzip.compress(b"<p>" + b"a" * 30_000_000)
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:bomb>\r\nContent-Length: {len(http)}\r\n\r\n"
+    path = tmp_path / "body.warc"
+    path.write_bytes(warc_record(0, page(0)) + head.encode() + http + b"\r\n\r\n" + warc_record(2, page(2)))
+    _, kept, rejected = ingest(tmp_path, path, max_record_mb=10.0)
+    assert kept["source_id"].to_list() == ["urn:uuid:0", "urn:uuid:2"]
+    assert rejected.select("source_id", "rejected_by").rows() == [("urn:uuid:bomb", "ingest.decompression_bomb")]
+
+
+def test_page_too_large_for_the_extractor_costs_itself_alone(tmp_path: Path) -> None:
+    large = b"<html><body>" + f"<p>{TEXT}</p>".encode() * 50_000 + b"</body></html>"
+    path = tmp_path / "large.warc"
+    path.write_bytes(warc_record(0, page(0)) + warc_record(1, large) + warc_record(2, page(2)))
+    _, kept, rejected = ingest(tmp_path, path)
+    assert kept["source_id"].to_list() == ["urn:uuid:0", "urn:uuid:2"]
+    assert rejected.select("rejected_by", "rejected_value").rows() == [("ingest.too_large", f"{len(large)} bytes")]
+
+
+def test_json_lines_in_utf16_are_read(tmp_path: Path) -> None:
+    lines = b"".join(json_line(n) for n in range(3)).decode()
+    (tmp_path / "le.jsonl").write_bytes(lines.encode("utf-16"))
+    (tmp_path / "be.jsonl").write_bytes(b"\xfe\xff" + lines.encode("utf-16-be"))
+    _, kept, rejected = ingest(tmp_path, tmp_path / "le.jsonl", tmp_path / "be.jsonl")
+    assert kept["source_id"].to_list() == ["d0", "d1", "d2"] * 2
+    assert all(TEXT in text for text in kept["text"])
+    assert rejected.height == 0
+
+
 def test_parquet_with_other_columns(tmp_path: Path) -> None:
     pl.DataFrame({"title": ["a"], "body": [TEXT]}).write_parquet(tmp_path / "none.parquet")
     pl.DataFrame({"text": [TEXT, None], "score": [1.5, 2.0], "id": [7, 8]}).write_parquet(tmp_path / "more.parquet")
@@ -288,6 +342,37 @@ def test_input_that_gives_nothing_ends_with_one_line(
     assert code == 1
     assert len(told) == 1
     assert not (tmp_path / "w" / "ingest" / "stage.json").exists()
+
+
+def test_bad_files_among_good_ones_end_with_success_and_a_full_account(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "good.jsonl").write_bytes(b"".join(json_line(n) for n in range(4)))
+    (folder / "lines.jsonl").write_bytes(json_line(4) + b'[]\n{"id": 1}\n{"text": null}\nnot json\n')
+    (folder / "cut.jsonl.gz").write_bytes(
+        gzip.compress(json_line(5) + json_line(6, filler="".join(str(n**7) for n in range(400))))[:-1500]
+    )
+    (folder / "empty.jsonl").write_bytes(b"")
+    (folder / "broken.parquet").write_bytes(b"PAR1")
+    deep = b"<div>" * 100_000
+    (folder / "pages.warc").write_bytes(warc_record(0, page(0)) + warc_record(1, deep) + warc_record(2, b""))
+    pl.DataFrame({"body": [TEXT]}).write_parquet(folder / "columns.parquet")
+    workspace = tmp_path / "w"
+    code, _ = run_line("ingest", "--workspace", str(workspace), "--input", str(folder), str(tmp_path / "absent.jsonl"))
+    told = capsys.readouterr()
+    assert code == 0
+    assert "Traceback" not in told.err + told.out
+    record = read_json(workspace / "ingest" / "stage.json")
+    wanted = {"truncated_gzip", "empty_file", "corrupt_parquet", "missing_text_column", "matches_nothing"}
+    assert wanted <= {problem["reason"] for problem in record["problems"]}
+    rules = {"not_an_object", "missing_text", "null_text", "invalid_json", "too_deep", "no_text"}
+    assert {f"ingest.{rule}" for rule in rules} <= set(record["counts"]["rejected_by"])
+    counts = {name: record["counts"][name]["documents"] for name in ("read", "kept", "rejected")}
+    assert counts["read"] == counts["kept"] + counts["rejected"]
+    assert counts["kept"] == 7  # five lines, one line before the cut, one page
+    assert counts["rejected"] == sum(part["documents"] for part in record["counts"]["rejected_by"].values())
 
 
 def test_disk_too_small_is_said_before_the_stage_begins(
