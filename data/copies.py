@@ -187,7 +187,7 @@ def load_units(collection: Collection, shard: int) -> tuple[Array, Array]:
     # an empty file cannot be mapped; "c" gives the type that kernels are compiled for, and nothing is written
     return (
         np.load(units, mmap_mode="c" if units.stat().st_size > 128 else None),
-        np.load(folder / f"{shard:05d}.offsets.npy"),
+        np.load(folder / f"{shard:05d}.offsets.npy", mmap_mode="c"),
     )
 
 
@@ -255,10 +255,14 @@ def judge(collection: Collection, pairs: pl.DataFrame) -> pl.DataFrame:
     )
     schema = {"left": pl.UInt64, "right": pl.UInt64, **dict.fromkeys(SCORES, pl.Float32), "clause": pl.Int8}
     judged = [pl.DataFrame(schema=schema)]
+    # each shard is opened once: of a thousand shards there are half a million pairs of them
+    opened: dict[int, tuple[Array, Array]] = {}
     for (a, b), group in sorted(pairs.partition_by("left_shard", "right_shard", as_dict=True).items()):
         sides = []
         for shard, name in ((a, "left"), (b, "right")):
-            units, offsets = load_units(collection, shard)
+            if shard not in opened:
+                opened[shard] = load_units(collection, shard)
+            units, offsets = opened[shard]
             rows = group[name].to_numpy() - np.uint64(collection.firsts[shard])
             sides.append((units, offsets, rows.astype(np.int64)))
         scores, clauses = compare(
