@@ -106,7 +106,7 @@ class KneserNey:
         counts = np.where(keys % self.base == self.begin, 0, counts).astype(np.int64)
         context = keys // self.base
         discounts = discounts_of(counts)
-        back = np.bincount(context, discounts[np.minimum(counts, 3)], contexts)
+        back = np.bincount(context, discounts[np.minimum(counts, 3)], contexts).astype(np.float64)
         totals = np.bincount(context, counts, contexts).astype(np.int64)
         self.levels.append(Level(keys, counts, discounts, totals, back))
 
@@ -183,7 +183,8 @@ def kneser_ney_bits_per_byte(
             begins[:, 1:] = document[:, 1:] != document[:, :-1]
             scored = (rows.target_bytes > 0).ravel()
             targets = np.where(scored, rows.batch.targets.ravel(), 0)
-            bits = model.log2_probabilities(rows.batch.tokens.ravel(), targets, starts_of(begins.ravel()))
+            tokens = rows.batch.tokens.ravel().astype(np.int64)
+            bits = model.log2_probabilities(tokens, targets, starts_of(begins.ravel()))
             total -= math.fsum(bits[scored].tolist())
         result[language] = total / scored_bytes(batches)
     return result
