@@ -88,7 +88,7 @@ def load_initial(model: Transformer, config: RunConfig, tokenizer: Path, say: Ca
     SwissArmyTransformer's `mp_rank_NN_model_states.pt`.
     """
     notes = check_initial(config, tokenizer)
-    found = find_source(Path(config.init_from), config.model)
+    found = find_source(Path(config.init_from), config.model, say)
     there, load_theirs = found.read()
     state = model.state_dict()
     fresh = {name for name in state.keys() - there.keys() if OPTIONAL.search(name)}
@@ -108,10 +108,13 @@ def load_initial(model: Transformer, config: RunConfig, tokenizer: Path, say: Ca
     say("; ".join([f"weights from {found.name}", *notes]))
 
 
-def find_source(source: Path, config: ModelConfig) -> Source:
-    """What `source` holds, whichever kind of folder it is; FileNotFoundError says what kinds there are."""
+def find_source(source: Path, config: ModelConfig, say: Callable[[str], None] = lambda _: None) -> Source:
+    """What `source` holds, whichever kind of folder it is; FileNotFoundError says what kinds there are.
+
+    say: hears of damaged checkpoints that are passed over.
+    """
     if (source / "checkpoints").is_dir():
-        checkpoint = last_whole(source, lambda _: None)
+        checkpoint = last_whole(source, say)
         if checkpoint is None:
             raise FileNotFoundError(f"{source / 'checkpoints'}: holds no checkpoint; train that run first")
         return _checkpoint(checkpoint)

@@ -148,7 +148,7 @@ class PairRows:
         """`seed` and `path` choose the orders; an instruction pair has at most a `windows`-th of a row."""
         self.pairs, self.form = pairs, form
         self._seed, self._path = seed, path
-        lengths = [np.diff(shard.offsets) for shard in pairs]
+        lengths = np.diff(pairs.texts.offsets), np.diff(pairs.targets.offsets)
         order = permute(len(pairs.texts), stream_key(seed, *path, 0))
         self.index: PairIndex = (
             mip.index_pairs(*lengths, order, window, windows)

@@ -100,6 +100,20 @@ def test_another_rope_base_is_said(
     assert "RoPE's base is 10000 here, it was trained with 20000" in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_of_the_source_is_passed_over_aloud(
+    workspace: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(finished, source)
+    *_, before, last = list_checkpoints(source)
+    (last / "model.safetensors").write_bytes(b"cut short")
+    assert pretrain_command(begin(workspace, tmp_path / "run", source, steps=1)) == 0
+    said = capsys.readouterr().err
+    assert f"{last / 'model.safetensors'}: damaged" in said
+    assert f"weights from {before}" in said
+    assert same(first_weights(tmp_path / "run"), load_file(before / "model.safetensors"))
+
+
 def test_what_is_refused(workspace: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wider = {**MODEL, "hidden_size": 64}
     message = one_line(capsys, begin(workspace, tmp_path / "wider", finished, wider))
