@@ -22,7 +22,7 @@ LENGTH, TOP_K = 90, 7
 LATENT = ModelConfig(
     vocab_size=64,
     hidden_size=32,
-    num_layers=3,
+    num_layers=2,
     position=PositionConfig(rope_base=1e4, rope_layout="interleaved"),
     attention=AttentionConfig(
         kind="latent",
@@ -41,7 +41,7 @@ GROUPED = dataclasses.replace(
 GLM_130B = ModelConfig(
     vocab_size=64,
     hidden_size=32,
-    num_layers=3,
+    num_layers=2,
     residual="deepnorm",
     tie_embeddings=True,
     position=PositionConfig(kind="rotary_2d"),
@@ -75,7 +75,7 @@ def inputs_of(name: str, context: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("context", [0, 30])
-@pytest.mark.parametrize("pieces", [(40, *[1] * 50), (1, 64, 5, 20), (90,)], ids=["by-one", "uneven", "whole"])
+@pytest.mark.parametrize("pieces", [(75, *[1] * 15), (1, 64, 5, 20)], ids=["by-one", "uneven"])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_row_read_in_pieces_is_the_row(name: str, pieces: tuple[int, ...], context: int) -> None:
     if context and pieces[0] < context:
@@ -106,7 +106,7 @@ def test_positions_left_out_go_on() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "width"), [("latent", 16), ("sparse", 16 + 8), ("grouped", 2 * 2 * 16)])
 def test_a_cache_holds_what_it_must(name: str, width: int) -> None:
-    """The latent and the rotated key, the indexer's key beside them, or keys and values: float32, three layers."""
+    """The latent and the rotated key, the indexer's key beside them, or keys and values: float32, two layers."""
     model, cache = randomised(name), randomised(name).new_cache()
     model(inputs_of(name, 0)["tokens"], cache=cache)
-    assert cache.nbytes() == 2 * LENGTH * width * 3 * 4
+    assert cache.nbytes() == 2 * LENGTH * width * 2 * 4

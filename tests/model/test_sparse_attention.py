@@ -95,9 +95,9 @@ def all_losses(output: ModelOutput) -> Tensor:
     return torch.stack([output.losses.mean(), *(losses.mean() for losses, _ in output.mtp_losses)]).sum()
 
 
-@pytest.fixture(autouse=True, params=[1 << 20, 3000], ids=["one-block", "many-blocks"])
-def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sparse.BLOCK_ELEMENTS, "cpu", request.param)
+@pytest.fixture(autouse=True)
+def few_queries_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sparse.BLOCK_ELEMENTS, "cpu", 3000)
 
 
 # What is chosen
@@ -185,6 +185,34 @@ def test_a_selected_few_is_not_dense_attention() -> None:
     chosen = model(tokens_of(5)).logits
     assert (dense[:, :TOP_K] - chosen[:, :TOP_K]).abs().max() < 1e-4
     assert (dense[:, -1] - chosen[:, -1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("mode", ["warmup", "sparse"])
+def test_the_size_of_blocks_changes_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for elements in (200, 3000, 1 << 20):
+        monkeypatch.setitem(sparse.BLOCK_ELEMENTS, "cpu", elements)
+        model = randomised(CONFIG, seed=13)
+        model.set_sparse_attention(mode)  # type: ignore[arg-type]
+        all_losses(model(tokens_of(13), None, **rows_of("context"), targets=tokens_of(13))).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for other in gradients[1:]:
+        for ours, theirs in zip(gradients[0], other, strict=True):
+            assert (ours - theirs).norm() <= 1e-4 * theirs.norm() + 1e-7
+
+
+def test_bfloat16_is_near_float32() -> None:
+    """The same weights, compared where rounding cannot change the choice: with all keys."""
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        model = randomised(dataclasses.replace(with_top_k(LENGTH), compute_dtype=dtype, mtp=MtpConfig()), seed=14)
+        model.set_sparse_attention("sparse")
+        output = model(tokens_of(14), targets=tokens_of(14))
+        output.losses.mean().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        losses.append((output.losses.mean().detach(), indexer_losses(model)))
+    assert float(losses[1][0]) == pytest.approx(float(losses[0][0]), rel=0.02)
+    assert torch.allclose(losses[1][1], losses[0][1], rtol=0.1)
 
 
 # Who learns from what
