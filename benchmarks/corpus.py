@@ -8,7 +8,6 @@
     redact        redaction, normalize: normalisation, of ordinary text
     extract       HTML pages beside trafilatura and resiliparse, with F1 on the bodies of the sample
     language      errors on documents and on pieces of 60 characters beside lid.176.ftz and lingua
-    agreement     presets `fineweb` and `fineweb2-zh` beside datatrove's own filters, a rule at a time
 
 Rates are MB of UTF-8 (or pages, documents) a second of this process's CPU time, medians over alternated repeats;
 each part runs in a process of its own, whose peak memory is told. Peers are the development extras of the project.
@@ -48,6 +47,7 @@ from data.filter import FilterConfig, filter_documents
 from data.normalize import NormalizeConfig, normalize
 from data.redact import RedactConfig, redact
 from data.repetition_kernels import scan_blocks, scan_repetition
+from data.shards import read_shard, write_shard
 from data.text_kernels import measured_units, text_buffers
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -103,7 +103,7 @@ def repetition(documents: int) -> Figures:
     figures: Figures = {}
     for language, peer_language in PEER_LANGUAGE.items():
         texts = read_texts(f"pretrain/{language}", documents)
-        column, few = pl.Series(texts), texts[: max(20, documents // 20)]
+        column, few = pl.Series(texts), texts[: max(20, documents // 10)]
         peer, rows = GopherRepetitionFilter(language=peer_language), peer_documents(few)
 
         def ours(column: pl.Series = column) -> None:
@@ -126,7 +126,7 @@ def filters(documents: int) -> Figures:
     figures: Figures = {}
     for language in PEER_LANGUAGE:
         texts = read_texts(f"pretrain/{language}", documents)
-        table, few = pl.DataFrame({"text": texts}), texts[: max(20, documents // 20)]
+        table, few = pl.DataFrame({"text": texts}), texts[: max(20, documents // 10)]
         peers = peer_filters(language)
 
         def ours(table: pl.DataFrame = table) -> None:
@@ -147,15 +147,15 @@ def stages(documents: int) -> Figures:
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{name}.parquet" for name in ("in", "annotated", "kept", "rejected")}
-        pl.DataFrame({"text": texts}).write_parquet(paths["in"])
+        write_shard(paths["in"], pl.DataFrame({"text": texts}))
 
         def annotate_stage() -> None:
-            annotate(pl.read_parquet(paths["in"]), AnnotateConfig()).write_parquet(paths["annotated"])
+            write_shard(paths["annotated"], annotate(read_shard(paths["in"]), AnnotateConfig()))
 
         def filter_stage() -> None:
-            kept, rejected = filter_documents(pl.read_parquet(paths["annotated"]), FilterConfig())
-            kept.write_parquet(paths["kept"])
-            rejected.write_parquet(paths["rejected"])
+            kept, rejected = filter_documents(read_shard(paths["annotated"]), FilterConfig())
+            write_shard(paths["kept"], kept)
+            write_shard(paths["rejected"], rejected)
 
         size = megabytes(texts)
         works = {"annotate": annotate_stage, "filter": filter_stage}
@@ -286,16 +286,6 @@ def language(documents: int, lid: str | None = None) -> Figures:
     return {**figures, "scripts": scripts}
 
 
-def agreement(documents: int) -> Figures:
-    from benchmark_peers import agreement_by_rule
-
-    figures: Figures = {}
-    for code, preset in (("en", "fineweb"), ("zh", "fineweb2-zh")):
-        texts = read_texts(f"documents/{code}-00000", documents) + read_texts(f"pretrain/{code}", documents)
-        figures[preset] = agreement_by_rule(texts[:documents], code)
-    return figures
-
-
 PARTS: dict[str, Callable[..., Figures]] = {
     "repetition": repetition,
     "filters": filters,
@@ -304,7 +294,6 @@ PARTS: dict[str, Callable[..., Figures]] = {
     "normalize": normalisation,
     "extract": extraction,
     "language": language,
-    "agreement": agreement,
 }
 
 
