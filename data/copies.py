@@ -249,32 +249,30 @@ def judge(collection: Collection, pairs: pl.DataFrame) -> pl.DataFrame:
     """`pairs` (left, right: document numbers) with their scores and the clause that joins each; sorted by `left`."""
     config = collection.config
     pairs = pairs.sort("left", "right")
-    pairs = pairs.with_columns(
-        pl.Series("left_shard", collection.shard_of(pairs["left"].to_numpy())),
-        pl.Series("right_shard", collection.shard_of(pairs["right"].to_numpy())),
-    )
-    schema = {"left": pl.UInt64, "right": pl.UInt64, **dict.fromkeys(SCORES, pl.Float32), "clause": pl.Int8}
-    judged = [pl.DataFrame(schema=schema)]
-    # each shard is opened once: of a thousand shards there are half a million pairs of them
+    left, right = (pairs[name].to_numpy() for name in ("left", "right"))
+    shards = collection.shard_of(left), collection.shard_of(right)
+    scores, clauses = np.empty((pairs.height, len(SCORES)), np.float32), np.empty(pairs.height, np.int8)
+    order = np.lexsort((right, left, shards[1], shards[0]))
+    changes = (np.diff(shards[0][order]) != 0) | (np.diff(shards[1][order]) != 0)
+    # each shard is opened once, and a run of pairs costs little: of a thousand shards there are half a million pairs
     opened: dict[int, tuple[Array, Array]] = {}
-    for (a, b), group in sorted(pairs.partition_by("left_shard", "right_shard", as_dict=True).items()):
+    for run in np.split(order, np.flatnonzero(changes) + 1) if pairs.height else []:
         sides = []
-        for shard, name in ((a, "left"), (b, "right")):
+        for numbers, of in ((left, shards[0]), (right, shards[1])):
+            shard = int(of[run[0]])
             if shard not in opened:
                 opened[shard] = load_units(collection, shard)
-            units, offsets = opened[shard]
-            rows = group[name].to_numpy() - np.uint64(collection.firsts[shard])
-            sides.append((units, offsets, rows.astype(np.int64)))
-        scores, clauses = compare(
+            rows = numbers[run] - np.uint64(collection.firsts[shard])
+            sides.append((*opened[shard], rows.astype(np.int64)))
+        scores[run], clauses[run] = compare(
             sides[0],
             sides[1],
             han_shingle=config.minhash.han_shingle,
             word_shingle=config.minhash.word_shingle,
             config=config.verify,
         )
-        measured = [pl.Series(name, scores[:, column]).fill_nan(None) for column, name in enumerate(SCORES)]
-        judged.append(group.select("left", "right", *measured, pl.Series("clause", clauses)))
-    return pl.concat(judged).sort("left", "right")
+    measured = [pl.Series(name, scores[:, column]).fill_nan(None) for column, name in enumerate(SCORES)]
+    return pairs.select("left", "right", *measured, pl.Series("clause", clauses))
 
 
 def verify_part(collection: Collection, number: int) -> dict[str, int]:
