@@ -60,9 +60,8 @@ def chosen_texts(language: str, documents: int, longest: int) -> list[str]:
 def show(figures: dict[str, dict[str, object]]) -> None:
     for preset, table in figures.items():
         print(f"\n{preset}: {table['documents']} documents")
-        print(
-            f"  {'rule':38s} {'counting':>9s} {'published':>9s} {'preset':>9s} {'punctuation':>11s}   rejected by datatrove, by the preset"
-        )
+        heads = f"{'counting':>9s} {'published':>9s} {'preset':>9s} {'punctuation':>11s}"
+        print(f"  {'rule':38s} {heads}   rejected by datatrove, by the preset")
         for rule, row in table.items():
             if isinstance(row, dict):
                 cells = ((name, max(9, len(name))) for name in ("counting", "published", "preset", "punctuation"))
