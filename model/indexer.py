@@ -20,14 +20,14 @@ KEY_NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class IndexStates:
-    """What the indexer's scores are made of, float32."""
+    """What the indexer's scores are made of: query and key in the computation's precision, the scores in float32."""
 
     query: Tensor
     """(B, S, J, W)."""
     key: Tensor
     """(B, T, W)."""
     weights: Tensor
-    """(B, S, J), the factors 1/√J and 1/√W of the scores included."""
+    """(B, S, J) float32, the factors 1/√J and 1/√W of the scores included."""
 
 
 class Indexer(nn.Module):
@@ -59,7 +59,7 @@ class Indexer(nn.Module):
             key = rotation.apply(key.unsqueeze(1)).squeeze(1)
         # The weights' product is small and its sign decides: float32 whatever the precision of the rest.
         weights = self.weights_proj(hidden_states.float()) * (self.num_heads * self.head_dim) ** -0.5
-        return IndexStates(query.float(), key.float(), weights)
+        return IndexStates(query, key, weights)
 
     @torch.no_grad()
     def record(self, divergence: Tensor, queries: int) -> None:

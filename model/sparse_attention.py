@@ -6,9 +6,9 @@ Three functions, each in blocks of queries so that memory stays a fixed multiple
     sparse_attend     attention over them; MLA's absorbed form, in which all heads read one latent, so one gather serves
     *_divergence      the KL that trains the indexer (`model/indexer_loss.py`), over all keys or over the selected ones
 
-`sparse_attend` is the seam for kernels: Triton's on CUDA where it is installed (`model/sparse_attention_triton.py`),
-the reference here everywhere else. The reference recomputes a block in the backward pass; the KL's gradient is computed
-together with its value, since only its sum is ever differentiated.
+`sparse_attend` is the seam for kernels, and so are the scores of `select_keys`: Triton's on CUDA where it is installed
+(`model/sparse_attention_triton.py`), the reference here everywhere else. The reference recomputes a block in the
+backward pass; the KL's gradient is computed together with its value, since only its sum is ever differentiated.
 
 Shapes: B rows, S queries, T keys, H heads, J indexer heads of width W, K selected keys, D = C + R: a latent of C, of
 which values are made, followed by the rotated part R of the key. A query sees the keys from `first` up to `stop`, both
@@ -16,7 +16,9 @@ which values are made, followed by the rotated part R of the key. A query sees t
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,8 +26,6 @@ from torch import Tensor
 
 from model.indexer import IndexStates
 from model.indexer_loss import divergence_and_gradient, index_scores, index_scores_backward, target_distribution
-
-Attend = Callable[[Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor]]
 
 BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Elements of the largest temporary tensor: small on the CPU, where it should stay in the cache."""
@@ -62,13 +62,19 @@ def select_keys(states: IndexStates, first: Tensor, stop: Tensor, top_k: int) ->
 
 def _all_scores(states: IndexStates, block: slice, low: int, high: int) -> Tensor:
     """The scores (B, block, high - low) of a block of queries, its products a piece of the keys at a time."""
-    rows, weights = states.query[:, block].flatten(1, 2), states.weights[:, block]
+    kernels = _kernels(states.query)
+    if kernels is not None:
+        scores: Tensor = kernels.triton_index_scores(
+            states.query[:, block], states.key[:, low:high], states.weights[:, block]
+        )
+        return scores
+    rows, weights = states.query[:, block].float().flatten(1, 2), states.weights[:, block]
     scores = rows.new_empty(*weights.shape[:2], high - low)
     budget = BLOCK_ELEMENTS.get(rows.device.type, BLOCK_ELEMENTS["cuda"]) // 4
     size = max(1, budget // rows.shape[:2].numel())
     for start in range(low, high, size):
         piece = slice(start, min(start + size, high))
-        products = torch.matmul(rows, states.key[:, piece].transpose(1, 2)).unflatten(1, weights.shape[1:])
+        products = torch.matmul(rows, states.key[:, piece].float().transpose(1, 2)).unflatten(1, weights.shape[1:])
         scores[:, :, piece.start - low : piece.stop - low] = index_scores(products, weights, in_place=True)
     return scores
 
@@ -132,19 +138,22 @@ def sparse_attend(
     int32 as `select_keys` gives them. Returns the output (B, S, H, C) and, detached, attention's weights summed over
     heads and divided by their sum, (B, S, K) float32.
     """
-    kernel = _kernel() if query.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled() else None
-    return (kernel or reference_attend)(query, memory, indices, value_width, scale)
+    kernels = None if torch.are_deterministic_algorithms_enabled() else _kernels(query)
+    attend = reference_attend if kernels is None else kernels.triton_attend
+    return attend(query, memory, indices, value_width, scale)
+
+
+def _kernels(states: Tensor) -> ModuleType | None:
+    """Triton's kernels for states on CUDA, where it is installed."""
+    return _installed_kernels() if states.device.type == "cuda" else None
 
 
 @functools.cache
-def _kernel() -> Attend | None:
-    """Triton's, where it is installed."""
+def _installed_kernels() -> ModuleType | None:
     try:
-        from model.sparse_attention_triton import triton_attend
+        return importlib.import_module("model.sparse_attention_triton")
     except ImportError:
         return None
-    attend: Attend = triton_attend
-    return attend
 
 
 def reference_attend(
@@ -217,7 +226,9 @@ class _SparseAttention(torch.autograd.Function):
 
 def selected_divergence(states: IndexStates, indices: Tensor, target: Tensor) -> Tensor:
     """The sum over all queries of the KL from `target` (B, S, K) to the indexer's softmax over the selected keys."""
-    result: Tensor = _SelectedDivergence.apply(states.query, states.key, states.weights, indices, target)
+    result: Tensor = _SelectedDivergence.apply(
+        states.query.float(), states.key.float(), states.weights, indices, target
+    )
     return result
 
 
@@ -261,7 +272,13 @@ def dense_divergence(
     query and key (B, H, S or T, D), value (B, H, T, V): MLA's, expanded. Only `states` gets a gradient.
     """
     result: tuple[Tensor, Tensor] = _DenseDivergence.apply(
-        states.query, states.key, states.weights, (query.detach(), key.detach(), value.detach()), first, stop, scale
+        states.query.float(),
+        states.key.float(),
+        states.weights,
+        (query.detach(), key.detach(), value.detach()),
+        first,
+        stop,
+        scale,
     )
     return result
 

@@ -1,4 +1,4 @@
-"""Attention over selected keys as Triton kernels for CUDA: forward and backward, gathering from MLA's shared latent.
+"""Attention over selected keys as Triton kernels for CUDA, forward and backward, and the scores that select them.
 
 One gather of a selected key serves a block of heads and is both key and value: a program of the forward
 pass owns one query and one block of heads and goes over the selected keys BLOCK_K at a time with a running softmax
@@ -6,7 +6,8 @@ pass owns one query and one block of heads and goes over the selected keys BLOCK
 kernels: the queries' gradient with the forward pass's layout, and the memory's with a program for each query and block
 of keys, which sums over all heads before it adds to the memory's float32 gradient. Those additions are atomic: their
 order, and so the last bits, differ from run to run; `sparse_attention.sparse_attend` takes the reference instead where
-torch.use_deterministic_algorithms asks for more.
+torch.use_deterministic_algorithms asks for more. The indexer's scores are summed over its heads where they are made, so
+that the products of J heads never reach memory.
 
 Shapes: B rows, S queries, T keys, H heads, K selected keys, D = C + R as in `model/sparse_attention.py`. Selected keys
 come first in a query's list and -1 after them. Importing this file needs Triton. TRITON_INTERPRET=1 runs it on the CPU.
@@ -178,6 +179,41 @@ def _memory_gradient_kernel(  # type: ignore[no-untyped-def]
         rows = to_memory + offset + chosen.to(tl.int64)[:, None] * (C + R)
         tl.atomic_add(rows + latent[None, :], to_c, mask=seen[:, None] & (latent < C)[None, :])
         tl.atomic_add(rows + C + turned[None, :], to_r, mask=seen[:, None] & (turned < R)[None, :])
+
+
+@triton.jit
+def _index_kernel(  # type: ignore[no-untyped-def]
+    query, key, weights, scores, S, T,
+    J: tl.constexpr, W: tl.constexpr, WP: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Σ_j weights_j ReLU(query_j key^T), (B, S, T) float32."""
+    row = tl.program_id(2).to(tl.int64)
+    at = tl.program_id(0) * BQ + tl.arange(0, BQ)
+    place = tl.program_id(1) * BK + tl.arange(0, BK)
+    width = tl.arange(0, WP)
+    within = (width < W)[None, :]
+    keys = tl.load(key + (row * T + place)[:, None] * W + width[None, :], mask=(place < T)[:, None] & within, other=0.0)
+    summed = tl.zeros([BQ, BK], tl.float32)
+    for head in range(J):
+        place_of = (row * S + at) * J + head
+        states = tl.load(query + place_of[:, None] * W + width[None, :], mask=(at < S)[:, None] & within, other=0.0)
+        products = tl.dot(states, tl.trans(keys), input_precision="ieee")
+        summed += tl.maximum(products, 0.0) * tl.load(weights + place_of, mask=at < S, other=0.0)[:, None]
+    tl.store(
+        scores + (row * S + at)[:, None] * T + place[None, :], summed, mask=(at < S)[:, None] & (place < T)[None, :]
+    )
+
+
+def triton_index_scores(query: Tensor, key: Tensor, weights: Tensor) -> Tensor:
+    """The indexer's scores (B, S, T) float32 of query (B, S, J, W), key (B, T, W) and weights (B, S, J)."""
+    batch, length, heads, width = query.shape
+    total = key.shape[1]
+    scores = query.new_empty((batch, length, total), dtype=torch.float32)
+    blocks = {"BQ": 64, "BK": 64, "WP": max(16, triton.next_power_of_2(width))}
+    grid = (triton.cdiv(length, blocks["BQ"]), triton.cdiv(total, blocks["BK"]), batch)
+    parts = (query.contiguous(), key.contiguous(), weights.contiguous())
+    _index_kernel[grid](*parts, scores, length, total, J=heads, W=width, **blocks)
+    return scores
 
 
 class _TritonAttention(torch.autograd.Function):

@@ -10,8 +10,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
+from model.indexer_loss import index_scores
 from model.sparse_attention import reference_attend
-from model.sparse_attention_triton import triton_attend
+from model.sparse_attention_triton import triton_attend, triton_index_scores
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter multiplies bfloat16 as if it were integers.
@@ -55,3 +56,15 @@ def test_output_distribution_and_gradients_are_the_references(name: str, dtype: 
     for ours, theirs in zip(*results, strict=True):
         assert (ours.float() - theirs).norm() < tolerance * theirs.norm()
     assert not results[0][1][indices < 0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=["float32", "half"])
+@pytest.mark.parametrize(("queries", "keys", "heads", "width"), [(64, 128, 4, 32), (7, 70, 5, 20), (1, 3, 2, 16)])
+def test_index_scores_are_the_references(queries: int, keys: int, heads: int, width: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    query = torch.randn(2, queries, heads, width, generator=generator).to(DEVICE, dtype)
+    key = torch.randn(2, keys, width, generator=generator).to(DEVICE, dtype)
+    weights = torch.randn(2, queries, heads, generator=generator).to(DEVICE)
+    products = query.float() @ key.float().transpose(1, 2).unsqueeze(1)
+    expected = index_scores(products, weights)
+    assert (triton_index_scores(query, key, weights) - expected).norm() < 1e-5 * expected.norm()
