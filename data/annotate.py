@@ -42,6 +42,12 @@ class AnnotateConfig:
         if self.batch_bytes < 1:
             raise ValueError("annotate: batch_bytes must be positive")
 
+    def files(self) -> dict[str, Path]:
+        """The user's files that annotate reads, by the key that names them."""
+        named = {"flagged_words": self.flagged_words, "flagged_hosts": self.flagged_hosts}
+        named |= {f"quality_models.{language}": path for language, path in self.quality_models.items()}
+        return {f"annotate.{key}": Path(path) for key, path in named.items() if path is not None}
+
 
 def count(texts: pl.Series) -> pl.DataFrame:
     """The kernels' counts of each text: one row a text, a column a count."""

@@ -43,6 +43,16 @@ def _annotate(context: Context, task: str) -> Done:
     return table_stage_task(context, task, lambda table: (annotate(table, context.config.annotate), None))
 
 
+def _annotate_fingerprint(config: CorpusConfig, tokenizer: Path | None) -> dict[str, str]:  # noqa: ARG001
+    """Digests of the user's lists and models: a list that was edited is another annotation."""
+    digests = {}
+    for key, path in config.annotate.files().items():
+        if not path.is_file():
+            raise FileNotFoundError(f"{key}: {path}: no such file")
+        digests[key] = file_digest(path)
+    return digests
+
+
 def _filter(context: Context, task: str) -> Done:
     from data.filter import filter_documents
 
@@ -165,6 +175,7 @@ ANNOTATE = Stage(
     settings=lambda config: config.annotate,
     phases=(Phase(name="annotate", tasks=shard_tasks, run=_annotate, size=shard_size),),
     growth=1.3,
+    fingerprint=_annotate_fingerprint,
 )
 INGEST = Stage(
     name="ingest",

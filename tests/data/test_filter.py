@@ -129,6 +129,32 @@ def test_presets_name_signals_that_exist() -> None:
         assert all(signal in SIGNAL_COLUMNS for bounds in read_preset(name).tables().values() for signal in bounds)
 
 
+def test_a_users_lists_reject_by_their_own_rules(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("河边\n", encoding="utf-8")
+    (tmp_path / "hosts.txt").write_text("# ours\nbad.example\n", encoding="utf-8")
+    lists = AnnotateConfig(flagged_words=str(tmp_path / "words.txt"), flagged_hosts=str(tmp_path / "hosts.txt"))
+    rows = {"text": [CHINESE, ENGLISH, ENGLISH], "url": ["", "https://www.bad.example/x", "https://good.example/"]}
+    kept, rejected = filter_documents(annotate(pl.DataFrame(rows), lists), FilterConfig())
+    assert kept["url"].to_list() == ["https://good.example/"]
+    assert rejected["rejected_by"].to_list() == ["filter.flagged_word_share", "filter.flagged_host"]
+
+
+def test_an_edited_list_is_another_annotation(tmp_path: Path) -> None:
+    from data.config import CorpusConfig
+    from data.stages import ANNOTATE
+
+    path = tmp_path / "words.txt"
+    path.write_text("one\n")
+    config = CorpusConfig(annotate=AnnotateConfig(flagged_words=str(path)))
+    before = ANNOTATE.fingerprint(config, None)
+    path.write_text("two\n")
+    assert list(before) == ["annotate.flagged_words"]
+    assert ANNOTATE.fingerprint(config, None) != before
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"annotate\.flagged_words: .*words\.txt"):
+        ANNOTATE.fingerprint(config, None)
+
+
 def test_alarms_speak_of_rules_that_drop_too_much() -> None:
     config = FilterConfig(alarm_share=0.2)
     rejects = {("zh", "filter.words"): 30, ("zh", "filter.url_share"): 10, ("other", "filter.language"): 50}
