@@ -143,10 +143,29 @@ def test_kill_9_and_resume(inputs: Path, undisturbed: dict[str, object], project
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_fifteen_kills(
+def test_thirty_kills_over_all_stages(
     inputs: Path, undisturbed: dict[str, object], project: Path, tmp_path: Path, workers: int
 ) -> None:
-    kill_and_resume(project, command(inputs, tmp_path, workers), kills=15, seconds=12.0, seed=workers)
+    """Each stage is killed four times or more at random moments after it began, the main process alone."""
+    draw, words = random.Random(workers), command(inputs, tmp_path, workers)
+    hit: dict[str, int] = {}
+    for number in range(30):
+        aimed = STAGES[number * len(STAGES) // 30]
+        process = subprocess.Popen(words, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / aimed / "progress").exists():
+            if (tmp_path / aimed / "stage.json").exists():
+                break
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0.0, draw.choice([0.1, 1.5 * workers])))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        begun = [name for name in STAGES if not (tmp_path / name / "stage.json").exists()]
+        where = begun[0] if begun else "finished"
+        hit[where] = hit.get(where, 0) + 1
+    print(f"{workers} workers, killed in: {hit}")
+    assert len(set(hit) & set(STAGES)) >= 6
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert {name: digests(tmp_path)[name] for name in STAGES} == undisturbed
     time.sleep(1.0)
     assert orphans(tmp_path) == []
