@@ -19,8 +19,10 @@ LEAST_WORDS = 3
 LONGEST_WORD = 1000
 
 _PLAIN, _CONTINUED, _SPACE, _LINE_END, _MARK, _CLOSING, _CITATION, _CURLY, _PHRASE, _WIDE = range(10)
-"""What a byte may begin: letters and the like, white space, a sentence's mark, a phrase to look for, and so on."""
+"""What a byte is: letters and the like, white space, a sentence's mark, the anchor of a phrase to look for, and so on."""
 _PHRASES = ("javascript", *POLICY_PHRASES)
+_ANCHORS = [next(letter for letter in "jkvf" if letter in phrase) for phrase in _PHRASES]
+"""The rarest letter of each phrase: the kernel looks for a phrase only where that stands."""
 
 
 def _byte_kinds() -> Array:
@@ -31,18 +33,19 @@ def _byte_kinds() -> Array:
     kinds[[0xC2, 0xE2, 0xE3]] = _WIDE  # white space or a quotation mark past ASCII may begin with these
     for kind, characters in ((_MARK, ".!?"), (_CLOSING, "\"')]*"), (_CITATION, "["), (_CURLY, "{")):
         kinds[[ord(character) for character in characters]] = kind
-    kinds[[ord(letter) for phrase in _PHRASES for letter in (phrase[0], phrase[0].upper())]] = _PHRASE
+    kinds[[ord(letter) for anchor in _ANCHORS for letter in (anchor, anchor.upper())]] = _PHRASE
     kinds.setflags(write=False)
     return kinds
 
 
-def _second_letters() -> Array:
-    """By the byte that may begin a phrase, the one that must follow: spares nearly every comparison."""
+def _following_letters() -> Array:
+    """By an anchor's byte, the one that must follow: spares nearly every comparison."""
     letters = np.zeros(256, np.uint8)
-    for phrase in _PHRASES:
-        for first in (phrase[0], phrase[0].upper()):
-            assert letters[ord(first)] in (0, ord(phrase[1])), "two phrases begin alike and go on differently"
-            letters[ord(first)] = ord(phrase[1])
+    for phrase, anchor in zip(_PHRASES, _ANCHORS, strict=True):
+        following = ord(phrase[phrase.index(anchor) + 1])
+        for byte in (ord(anchor), ord(anchor.upper())):
+            assert letters[byte] in (0, following), "two phrases have one anchor and go on differently"
+            letters[byte] = following
     letters.setflags(write=False)
     return letters
 
@@ -56,13 +59,17 @@ def _phrase_table() -> Array:
     return table
 
 
-_BYTE_KINDS, _SECOND_LETTERS, _PHRASE_TABLE = _byte_kinds(), _second_letters(), _phrase_table()
+_BYTE_KINDS, _FOLLOWING, _PHRASE_TABLE = _byte_kinds(), _following_letters(), _phrase_table()
+_ANCHOR_PLACES = np.array([phrase.index(anchor) for phrase, anchor in zip(_PHRASES, _ANCHORS, strict=True)])
 
 
 @numba.njit(cache=True)
-def _phrase_at(buffer: Array, i: Integer, end: Integer, phrases: Array) -> int:
-    """1 where JavaScript is named at byte i, 2 where a phrase of a notice begins, letter case aside; else 0."""
+def _phrase_around(buffer: Array, anchor: Integer, begin: Integer, end: Integer, phrases: Array, places: Array) -> int:
+    """1 where JavaScript is named around byte `anchor`, 2 where a phrase of a notice stands, letter case aside."""
     for number in range(phrases.shape[0]):
+        i = anchor - places[number]
+        if i < begin:
+            continue
         k = 0
         while phrases[number, k] != 0 and i + k < end:
             byte = buffer[i + k]
@@ -99,10 +106,13 @@ def _wide_mark(buffer: Array, i: Integer, end: Integer) -> tuple[int, int]:
 
 
 @numba.njit(cache=True)
-def _scan_c4(buffer: Array, offsets: Array, kinds: Array, seconds: Array, table: Array, counts: Array) -> None:
+def _scan_c4(
+    buffer: Array, offsets: Array, kinds: Array, following: Array, table: Array, places: Array, counts: Array
+) -> None:
     for document in range(offsets.shape[0] - 1):
         row = counts[document]
-        i, end = offsets[document], offsets[document + 1]
+        begin, end = offsets[document], offsets[document + 1]
+        i = begin
         words = length = longest = ends = phrases = 0
         curly = False
         marked = False  # a sentence's mark stands before, closing quotes and brackets aside
@@ -142,12 +152,12 @@ def _scan_c4(buffer: Array, offsets: Array, kinds: Array, seconds: Array, table:
             ends += over
             over, marked = False, kind == _MARK
             curly |= kind == _CURLY
-            if kind == _PHRASE and i < end and buffer[i] | 0x20 == seconds[buffer[i - 1]]:
-                phrases |= _phrase_at(buffer, i - 1, end, table)
+            if kind == _PHRASE and i < end and buffer[i] | 0x20 == following[buffer[i - 1]]:
+                phrases |= _phrase_around(buffer, i - 1, begin, end, table, places)
 
 
 def scan_c4(buffer: Array, offsets: Array) -> Array:
     """What C4 keeps of each document: int64 of shape (n, len(C4_COUNTS))."""
     counts = np.zeros((offsets.shape[0] - 1, len(C4_COUNTS)), dtype=np.int64)
-    _scan_c4(buffer, offsets, _BYTE_KINDS, _SECOND_LETTERS, _PHRASE_TABLE, counts)
+    _scan_c4(buffer, offsets, _BYTE_KINDS, _FOLLOWING, _PHRASE_TABLE, _ANCHOR_PLACES, counts)
     return counts
