@@ -19,7 +19,7 @@ LEAST_WORDS = 3
 LONGEST_WORD = 1000
 
 _PLAIN, _CONTINUED, _SPACE, _LINE_END, _MARK, _CLOSING, _CITATION, _CURLY, _PHRASE, _WIDE = range(10)
-"""What a byte is: letters and the like, white space, a sentence's mark, the anchor of a phrase to look for, and so on."""
+"""What a byte is: letters and the like, white space, a sentence's mark, the anchor of a phrase to look for."""
 _PHRASES = ("javascript", *POLICY_PHRASES)
 _ANCHORS = [next(letter for letter in "jkvf" if letter in phrase) for phrase in _PHRASES]
 """The rarest letter of each phrase: the kernel looks for a phrase only where that stands."""
