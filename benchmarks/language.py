@@ -2,7 +2,7 @@
 
     TIANKONG_CORPUS=... python benchmarks/language.py [--documents N] [--lid PATH/lid.176.ftz] [--show KIND] [--json]
 
-Documents are N Chinese and N English ones of `documents/` and `pretrain/`, taken from every source in turn; their
+Documents are N Chinese and N English ones of `documents/` and `pretrain/`, taken from every repository in turn; their
 language is the one that the corpus declares. Pieces are 60 characters, once from the middle of a document (code, tables
 and names among them) and once from the middle of its longest line (running text). An error is a label that is neither
 the declared language nor `mixed`; `mixed` is told apart. Script is measured on the pages of `open-zh`, whose address
@@ -21,6 +21,7 @@ import collections
 import io
 import itertools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -48,11 +49,11 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def sample(language: str, count: int) -> list[str]:
-    """Texts of one language, taken from every source in turn."""
+    """Texts of one language, taken from every repository in turn."""
     by_source: dict[str, list[str]] = {}
     for name in (f"documents/{language}-00000", f"pretrain/{language}"):
         for row in read_rows(CORPUS / f"{name}.jsonl.zst"):
-            texts = by_source.setdefault(row["source"], [])
+            texts = by_source.setdefault(row["source"].partition("@")[0], [])  # its repository
             if len(texts) < count:
                 texts.append(row["text"])
     turns = itertools.zip_longest(*(by_source[source] for source in sorted(by_source)))
@@ -80,6 +81,7 @@ def of_longest_line(text: str) -> str:
 def languages(texts: dict[str, list[str]], lid: str | None) -> Figures:
     """Errors and documents told `mixed`, by identifier and declared language, with characters a second."""
     identifiers: dict[str, Callable[[list[str]], list[str]]] = {"ours": ours, **language_identifiers(lid)}
+    identifiers["lingua (high accuracy)"] = accurate_lingua()
     figures: Figures = {}
     cuts: dict[str, Callable[[str], str]] = {
         "documents": str, "pieces from the middle": middle, "pieces of the longest line": of_longest_line
@@ -95,7 +97,23 @@ def languages(texts: dict[str, list[str]], lid: str | None) -> Figures:
                 told[f"mixed of {len(found)} {code}"] = found.count("mixed")
             told["documents a second"] = sum(map(len, texts.values())) / (time.process_time() - begin)
             figures[part][name] = told  # type: ignore[index]
+        if part != "documents":
+            without = sum(not re.search("[\u4e00-\u9fff]", cut(text)) for text in texts["zh"])
+            figures[part]["zh pieces without any Han character"] = without  # type: ignore[index]
     return figures
+
+
+def accurate_lingua() -> Callable[[list[str]], list[str]]:
+    """lingua with all its models, which it loads as it needs them (about a gigabyte)."""
+    from lingua import LanguageDetectorBuilder
+
+    detector = LanguageDetectorBuilder.from_all_languages().build()
+
+    def identify(texts: list[str]) -> list[str]:
+        found = [detector.detect_language_of(text[:400]) for text in texts]
+        return ["other" if language is None else language.iso_code_639_1.name.lower() for language in found]
+
+    return identify
 
 
 def planted() -> Figures:
