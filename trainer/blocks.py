@@ -18,14 +18,19 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config import DeviceConfig
 
+RECOMPILE_LIMIT = 64
+"""Kinds of blocks, with and without a mask or gradients, in the shapes of training and of evaluation."""
+
 
 def wrap_blocks(blocks: Iterable[nn.Module], config: DeviceConfig) -> None:
-    """Compile and recompute each block as the configuration says, in place."""
+    """Compile or recompute each block as the configuration says, in place."""
+    if config.compile:
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     for block in blocks:
         if config.compile:
-            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+            block.forward = torch.compile(block.forward)
         if config.recompute == "layer":
-            block.forward = _recomputed(block, block.forward)  # type: ignore[method-assign]
+            block.forward = _recomputed(block, block.forward)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -282,6 +282,10 @@ class DeviceConfig:
     compile: bool = False
     """Compile each layer with torch.compile: faster steps after a first one that takes minutes, other rounding."""
 
+    def __post_init__(self) -> None:
+        # torch 2.13 may give the second forward pass a graph that saves its tensors in another order, and then refuses.
+        _require(not (self.compile and self.recompute != "none"), "compile, recompute: a layer has one or the other")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

@@ -116,13 +116,17 @@ def test_recomputation_under_sharding(workspace: Path, tmp_path: Path) -> None:
     assert losses(tmp_path / "plain") == losses(tmp_path / "again")
 
 
+def test_compiled_and_recomputed_is_refused() -> None:
+    with pytest.raises(ValueError, match="compile, recompute: a layer has one or the other"):
+        DeviceConfig(compile=True, recompute="layer")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("recompute", ["none", "layer"])
-def test_compiled_layers(workspace: Path, tmp_path: Path, processes: int, recompute: str) -> None:
+def test_compiled_layers(workspace: Path, tmp_path: Path, processes: int) -> None:
     model = {**EXPERTS_MODEL, "mtp": {"depth": 1}}
     one = stage(steps=4, kind="causal")
-    compiled = {"device": "cpu", "threads": 1, "compile": True, "recompute": recompute}
+    compiled = {"device": "cpu", "threads": 1, "compile": True}
     plain = arguments(workspace, tmp_path / "plain", run_config(one, model=model))
     fast = arguments(workspace, tmp_path / "fast", run_config(one, model=model, devices=compiled))
     assert pretrain_command(plain) == 0
