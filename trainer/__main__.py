@@ -60,7 +60,7 @@ def pretrain_command(argv: list[str]) -> int:
         if world.is_first:
             if config.init_from and not (folder / "config.yaml").is_file():
                 check_initial(config, Path(args.tokenizer))
-            prepare(folder, config, Path(args.tokenizer))
+            prepare(folder, config, Path(args.tokenizer), data)
         wait_for_all()
         status = _pretrain(config, folder, data, tokenizer, device, world)
         wait_for_all()  # one that left early would end connections that the others still use

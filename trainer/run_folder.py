@@ -1,6 +1,6 @@
 """A run's folder: how a run begins there, how one goes on, and what is refused.
 
-config.yaml  metrics.jsonl  tokenizer/  checkpoints/step-NNNNNN/
+config.yaml  data.json  metrics.jsonl  tokenizer/  checkpoints/step-NNNNNN/
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from pathlib import Path
 
 import yaml
 
+from data.token_shards import TokenShard, find_shards
 from tokenizer.load import Tokenizer
 from trainer.checkpoints import sweep
 from trainer.config import RunConfig, to_yaml
+
+DATA_FILE = "data.json"
 
 # What may differ between the command that began a run and one that goes on with it: it changes no weight.
 MAY_CHANGE = ("checkpoint", "log", "devices.threads", "devices.recompute", "evaluation")
@@ -31,16 +34,18 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def prepare(run: Path, config: RunConfig, tokenizer_folder: Path) -> None:
-    """Make the run's folder, or check that the one that is there belongs to this configuration and tokenizer.
+def prepare(run: Path, config: RunConfig, tokenizer_folder: Path, data: Path | None = None) -> None:
+    """Make the run's folder, or check that the one that is there belongs to this configuration, tokenizer and data.
 
-    ValueError in one line when it does not. config.yaml is written last, so a folder that has it is complete.
+    ValueError in one line when it does not. config.yaml is written last, so a folder that has it is complete. `data`
+    is the folder of token shards, if the run reads any.
     """
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run}: is a file; --run names a folder")
     if (run / "config.yaml").is_file():
         check_same_run(run, config)
         _check_same_tokenizer(run / "tokenizer", tokenizer_folder)
+        _check_same_data(run / DATA_FILE, data)
         sweep(run)
         return
     if (run / "checkpoints").is_dir() and any((run / "checkpoints").iterdir()):
@@ -51,7 +56,18 @@ def prepare(run: Path, config: RunConfig, tokenizer_folder: Path) -> None:
     shutil.copytree(tokenizer_folder, partial, ignore=shutil.ignore_patterns(".*"))
     shutil.rmtree(run / "tokenizer", ignore_errors=True)
     partial.rename(run / "tokenizer")
+    if data is not None:
+        write_atomically(run / DATA_FILE, json.dumps(count_data(data), indent=1))
     write_atomically(run / "config.yaml", to_yaml(config))
+
+
+def count_data(data: Path) -> dict[str, list[int]]:
+    """Shards, documents and tokens of each source that is trained on: what decides which text a sample is."""
+    counts = {}
+    for source, prefixes in find_shards(data / "train").items():
+        shards = [TokenShard(prefix) for prefix in prefixes]
+        counts[source] = [len(shards), sum(len(shard) for shard in shards), sum(len(shard.tokens) for shard in shards)]
+    return counts
 
 
 def recorded_source(run: Path, config: RunConfig) -> RunConfig:
@@ -65,6 +81,22 @@ def recorded_source(run: Path, config: RunConfig) -> RunConfig:
         return config
     saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     return dataclasses.replace(config, init_from=str(saved.get("init_from", "")))
+
+
+def _check_same_data(record: Path, data: Path | None) -> None:
+    if data is None or not record.is_file():
+        return
+    begun, found = json.loads(record.read_text(encoding="utf-8")), count_data(data)
+    for source in sorted({*begun, *found}):
+        if begun.get(source) != found.get(source):
+            was, is_ = (
+                "none" if counts is None else "{} shards, {:,} documents, {:,} tokens".format(*counts)
+                for counts in (begun.get(source), found.get(source))
+            )
+            raise ValueError(
+                f"{data / 'train' / source}: the run began with {was}, now there are {is_}; its samples would be "
+                "others: give that data, or begin a run with --init_from"
+            )
 
 
 def _check_same_tokenizer(kept: Path, given: Path) -> None:

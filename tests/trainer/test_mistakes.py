@@ -135,6 +135,25 @@ def test_data_that_is_missing_or_ends(workspace: Path, tmp_path: Path, capsys: p
     assert pretrain_command(arguments(work, tmp_path / "few", run_config(stage(steps=3)))) == 0
 
 
+def test_data_that_is_not_what_the_run_began_with(
+    workspace: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fewer or other documents would make other samples; nothing is trained on them."""
+    work, before = tmp_path / "work", digests(run)
+    shutil.copytree(workspace, work)
+    with TokenShardWriter(work / "tokenize" / "train" / "zh-prose" / "00001", 384) as writer:
+        writer.add([40, 41, 42, 43])
+    message = one_line(capsys, arguments(work, run, run_config(*TWO_STAGES)))
+    assert "zh-prose: the run began with 1 shards, 120 documents" in message
+    assert "now there are 2 shards, 121 documents" in message
+    shutil.rmtree(work / "tokenize" / "train" / "zh-prose")
+    assert "now there are none" in one_line(capsys, arguments(work, run, run_config(*TWO_STAGES)))
+    after = digests(run)
+    assert {name: after[name] for name in before if not name.endswith(".yaml")} == {
+        name: digest for name, digest in before.items() if not name.endswith(".yaml")
+    }
+
+
 def test_a_disk_that_fills_during_a_save(
     workspace: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
