@@ -10,6 +10,7 @@ the page is written in paragraphs.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from data.main_content import BLOCKS, HEADINGS, REMOVED, Element, MainContent, Weights
 
@@ -18,10 +19,11 @@ _BREAK_IN_CHINESE = re.compile(rf"(?<=[{_WIDE}])[ \t\r]*\n\s*(?=[{_WIDE}])")
 _PARAGRAPH_BREAK = re.compile(r"(?<=\S)[ \t\r\xa0\u3000]*\n[ \t\r\xa0\u3000]*\n\s*(?=\S)")
 _BLANK_LINE = re.compile("(?:\v[ \t\r\n\xa0\u3000]*){2,}")
 _SPACE = re.compile(r"[ \t\r\n\xa0]+")
-_ENDED = re.compile("[。！？；…：.!?;:][\"')）」』”’\u2019\u201d]*$")
+_ENDED = re.compile("[。！？；…：～.!?;:～][\\s\"')\\]）」』”’»›】》\u2019\u201d]*$")
 _SENTENCE = re.compile("[。！？；，…]|[,.;!?][\"')\u2019\u201d]*(?:\\s|$)")
 _CODE_CLASS = re.compile(r"highlight|hljs|code|language-|prettyprint|syntax|brush", re.IGNORECASE)
 _PARTED = re.compile("[|｜·•»›].*[|｜·•»›]|^[|｜»›]")
+_EDIT_LINK = re.compile(r"[ ]*[\[［](?:编辑|編輯|edit|edit source)[\]］]$")
 ENDS = 0.15
 """The share of a text that may be cut off its ends."""
 LONG_LINE = 40
@@ -36,7 +38,18 @@ def _tidy(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    return len(text) + sum(character >= "\u2e80" for character in text)
+    """Width of a text as a line, Han characters twice; of a long one its length, which is enough to tell it so."""
+    return len(text) if len(text) >= 100 else len(text) + sum(character >= "\u2e80" for character in text)
+
+
+class Block(NamedTuple):
+    """A paragraph, list, table, piece of code or heading of the text."""
+
+    text: str
+    sure: bool
+    """Whether a reader surely came for it; a heading, or a short line without an end, may be the page's."""
+    level: int = 7
+    """1 to 6 of a heading."""
 
 
 class _Writer:
@@ -46,8 +59,7 @@ class _Writer:
         self.content = content
         self.strict = strict
         """Whether short lines outside paragraphs are left out."""
-        self.blocks: list[tuple[str, bool]] = []
-        """Text, and whether the reader surely came for it: headings and loose lines at the end are not sure."""
+        self.blocks: list[Block] = []
         self.running: list[str] = []
         self.linked = 0  # characters of the running text that are links
         self.part = part
@@ -70,11 +82,11 @@ class _Writer:
             if self.paragraph:
                 menu = linked and not self.part and not ended and (_width(text) < 60 or _PARTED.search(text))
                 if not menu or linked < 0.3 * len(text):
-                    self.blocks.append((text, ended or not short))
+                    self.blocks.append(Block(text, ended or not short))
                 continue
             loose = (linked and _width(text) < 80) or _PARTED.search(text) or (self.strict and short)
             if ended or not loose:
-                self.blocks.append((text, ended))
+                self.blocks.append(Block(text, ended))
 
     def _is_menu(self, text: str, linked: int) -> bool:
         """Whether so much of a block is links that it is for going elsewhere."""
@@ -82,10 +94,10 @@ class _Writer:
             return len(text) < 60 and linked > 0.8 * len(text)
         return linked > 0.5 * len(text)
 
-    def block(self, text: str, sure: bool = True) -> None:
+    def block(self, text: str) -> None:
         self.flush()
         if text:
-            self.blocks.append((text, sure))
+            self.blocks.append(Block(text, True))
 
     def text(self, text: str | None, linked: bool) -> None:
         if text:
@@ -145,8 +157,12 @@ class _Writer:
         return writer
 
     def heading(self, element: Element) -> None:
-        title = " ".join(text.replace("\n", " ") for text, _ in self.inside(element).blocks)
-        self.block(f"{'#' * int(element.tag[1])} {title}" if title else "", sure=False)
+        title = " ".join(one.text.replace("\n", " ") for one in self.inside(element).blocks)
+        title = _EDIT_LINK.sub("", title)
+        self.flush()
+        if title:
+            level = int(element.tag[1])
+            self.blocks.append(Block(f"{'#' * level} {title}", False, level))
 
     def is_menu(self, element: Element) -> bool:
         """Whether a list or table is links for the most part, and short ones."""
@@ -174,7 +190,7 @@ class _Writer:
                 writer.text(child.tail, False)
             writer.flush()
             indent = "  " * level
-            text = f"\n{indent}  ".join("\n".join(text for text, _ in writer.blocks).split("\n"))
+            text = f"\n{indent}  ".join("\n".join(one.text for one in writer.blocks).split("\n"))
             if text:
                 lines.append(f"{indent}- {text}")
             lines += nested
@@ -191,7 +207,7 @@ class _Writer:
             lines = []
             for row in table.iter("tr"):
                 cells = [
-                    " ".join(text.replace("\n", " ") for text, _ in self.inside(cell).blocks)
+                    " ".join(one.text.replace("\n", " ") for one in self.inside(cell).blocks)
                     for cell in row
                     if cell.tag in ("td", "th") and cell not in self.content.junk
                 ]
@@ -274,27 +290,39 @@ def render(content: MainContent, title: str | None = None) -> str:
         _preformatted(content.element, content.junk)
     )
     writer.flush()
-    return "\n\n".join(text for text, _ in _without_ends(_below_title(writer.blocks, title)))
+    blocks = _without_ends(_without_empty_sections(_below_title(writer.blocks, title)))
+    return "\n\n".join(one.text for one in blocks)
 
 
-def _below_title(blocks: list[tuple[str, bool]], title: str | None) -> list[tuple[str, bool]]:
+def _below_title(blocks: list[Block], title: str | None) -> list[Block]:
     """The blocks below the heading that repeats the page's title, if nothing sure stands above it."""
-    for place, (text, sure) in enumerate(blocks[:4]):
-        if title and text.startswith("#") and "".join(text.lstrip("#").split()) in "".join(title.split()):
+    for place, one in enumerate(blocks[:4]):
+        if title and one.level < 7 and "".join(one.text.lstrip("#").split()) in "".join(title.split()):
             return blocks[place + 1 :] or blocks
-        if sure:
+        if one.sure:
             break
     return blocks
 
 
-def _without_ends(blocks: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+def _without_empty_sections(blocks: list[Block]) -> list[Block]:
+    """The blocks without the headings of which nothing is left, such as that of a list of links."""
+    kept: list[Block] = []
+    below = 0  # level of the block below, 0 at the end
+    for one in reversed(blocks):
+        if one.level == 7 or below > one.level:
+            kept.append(one)
+            below = one.level
+    return kept[::-1] or blocks
+
+
+def _without_ends(blocks: list[Block]) -> list[Block]:
     """The blocks without what stands before the first heading or paragraph, and behind the last paragraph.
 
     Only where that is little: verses, too, are short and end without a mark.
     """
-    first = next((place for place, (text, sure) in enumerate(blocks) if sure or text.startswith("#")), 0)
-    last = max((place for place, (_, sure) in enumerate(blocks) if sure), default=len(blocks) - 1)
-    sizes = [len(text) for text, _ in blocks]
+    first = next((place for place, one in enumerate(blocks) if one.sure or one.level < 7), 0)
+    last = max((place for place, one in enumerate(blocks) if one.sure), default=len(blocks) - 1)
+    sizes = [len(one.text) for one in blocks]
     if sum(sizes[:first]) + sum(sizes[last + 1 :]) > ENDS * sum(sizes):
         return blocks
     return blocks[first : last + 1]

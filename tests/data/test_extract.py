@@ -139,6 +139,16 @@ def test_text_within_a_line(body: str, text: str) -> None:
     assert extract_html(page(f"<p>{body}</p>{each('<p>{}</p>')}").encode()).text.split("\n\n")[0] == text
 
 
+def test_headings_of_which_nothing_is_left_go_and_commands_that_look_like_headings_stay() -> None:
+    body = (
+        "<h2>目录</h2><ul><li><a href=#1>一</a></li><li><a href=#2>二</a></li></ul>"
+        f"<h2>一[编辑]</h2><h3>甲</h3><p>{CHINESE}</p><p># apt update</p><p># apt upgrade</p>"
+        f"<h2>二</h2><p>{CHINESE}</p><h2>相关阅读</h2><div><a href=/1>别的</a></div>"
+    )
+    blocks = extract_html(page(body).encode()).text.split("\n\n")
+    assert blocks == ["## 一", "### 甲", CHINESE, "# apt update", "# apt upgrade", "## 二", CHINESE]
+
+
 def test_lists_tables_and_code_within_layout_tables_and_lists() -> None:
     body = (
         f"<p>{CHINESE}</p><ul><li>一<ul><li>一之一</li><li><a href=/1>一之二</a></li></ul></li><li>二</li></ul>"
