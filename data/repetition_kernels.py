@@ -20,7 +20,7 @@ DUPLICATE_SIZES = (5, 6, 7, 8, 9, 10)
 REPETITION_COUNTS = (*(f"top_{n}gram" for n in TOP_SIZES), *(f"duplicate_{n}gram" for n in DUPLICATE_SIZES))
 BLOCK_COUNTS = (
     "line_pieces", "duplicate_lines", "duplicate_line_characters",
-    "paragraphs", "duplicate_paragraphs", "duplicate_paragraph_characters",
+    "paragraphs", "duplicate_paragraphs", "duplicate_paragraph_characters", "top_line_characters",
 )  # fmt: skip
 
 # Odd 64-bit constants: of SplitMix64 (Steele, Lea and Flood 2014), and two of xxHash64's primes (Collet 2012).
@@ -222,15 +222,16 @@ def _read_line(buffer: Array, begin: Integer, end: Integer) -> tuple[Integer, np
 
 
 @numba.njit(cache=True)
-def _seen(key: np.uint64, keys: Array, stamps: Array, mask: int, stamp: int) -> bool:
-    """Whether this key was met under this stamp before; it is from now on."""
+def _times_seen(key: np.uint64, keys: Array, stamps: Array, times: Array, mask: int, stamp: int) -> int:
+    """How often this key was met under this stamp before; it is once more from now on."""
     slot = np.int64(key) & mask
     while stamps[slot] == stamp:
         if keys[slot] == key:
-            return True
+            times[slot] += 1
+            return times[slot]
         slot = (slot + 1) & mask
-    stamps[slot], keys[slot] = stamp, key
-    return False
+    stamps[slot], keys[slot], times[slot] = stamp, key, 0
+    return 0
 
 
 @numba.njit(cache=True)
@@ -250,6 +251,7 @@ def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
     capacity = 1 << _table_bits(most + 2)
     line_keys, line_stamps = np.empty(capacity, np.uint64), np.full(capacity, -1, np.int64)
     block_keys, block_stamps = np.empty(capacity, np.uint64), np.full(capacity, -1, np.int64)
+    line_times, block_times = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
     for document in range(documents):
         row = counts[document]
         begin, end = offsets[document], offsets[document + 1]
@@ -268,9 +270,11 @@ def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
             i, line, length = _read_line(buffer, start, end)
             if i > start or start == begin or i == end:
                 row[0] += 1
-                if _seen(line, line_keys, line_stamps, mask, document):
-                    row[1] += 1
-                    row[2] += length
+                times = _times_seen(line, line_keys, line_stamps, line_times, mask, document)
+                row[1] += times > 0
+                row[2] += length if times > 0 else 0
+                if times >= 2:
+                    row[6] = max(row[6], (times + 1) * length)
             if i > start and i > inner_begin and start < inner_end:
                 if start < inner_begin or i > inner_end:
                     _, line, length = _read_line(buffer, max(start, inner_begin), min(i, inner_end))
@@ -278,7 +282,7 @@ def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
                 block_length += length + 1  # with the line feed between it and the line before
             if block_length >= 0 and (i >= inner_end or i == start):
                 row[3] += 1
-                if _seen(block, block_keys, block_stamps, mask, document):
+                if _times_seen(block, block_keys, block_stamps, block_times, mask, document) > 0:
                     row[4] += 1
                     row[5] += block_length
                 block, block_length = np.uint64(0), -1

@@ -240,6 +240,13 @@ SIGNALS: tuple[Signal, ...] = (
         pl.col("characters") - pl.col("newlines"),
     ),
     _share(
+        "top_line_share",
+        "characters of all copies of the line that fills most, among those that stand three times, over characters",
+        OURS,
+        "top_line_characters",
+        "characters",
+    ),
+    _share(
         "duplicate_paragraph_share",
         "paragraphs equal to an earlier paragraph over paragraphs",
         GOPHER,

@@ -45,6 +45,7 @@ def test_good_text_is_kept(text: str) -> None:
         ("\n".join(f"免费送彩金 http://{n}.example/a" for n in range(40)), "prose_characters"),
         ("\n".join(["今天的天气很好，我们去公园里走一走吧。"] * 60), "distinct_word_share"),
         ("As stated, the general was ordered " * 60, "distinct_word_share"),
+        (CHINESE + "\n" + "\n".join(["这一行在文章里出现了好几次，读者已经看厌了。"] * 3), "top_line_share"),
         ("\n".join("12.5 33 81 9 7 4112" for _ in range(60)), "language"),
         (CHINESE.replace("了", "\ufffd"), "damaged_share"),
         ("Il était une fois une petite fille que tout le monde aimait, et sa grand-mère aussi. " * 3, "language"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,8 @@ def test_repetition_is_datatroves(documents: list[str]) -> None:
         paragraphs = re.split(r"\n{2,}", text.strip())
         if text.strip(" \t\n\r\v\f") == text.strip():  # Python strips more kinds of white space than pages hold
             assert blocks[position].tolist() == [
-                len(lines), *gopher.find_duplicates(lines), len(paragraphs), *gopher.find_duplicates(paragraphs)
+                len(lines), *gopher.find_duplicates(lines), len(paragraphs), *gopher.find_duplicates(paragraphs),
+                max((n * len(line) for line, n in Counter(lines).items() if n > 2), default=0),
             ]  # fmt: skip
         # words that no other sequence of words spells, since datatrove joins them without spaces
         keys = hashes[unit_offsets[position] : unit_offsets[position + 1]].tolist()
