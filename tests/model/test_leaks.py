@@ -18,11 +18,13 @@ from model.config import (
     PositionConfig,
 )
 from model.transformer import Transformer
+from objectives import fine_tuning
 from objectives.blank_infilling import BlankInfilling, source_stride
 from objectives.causal import build_causal
 from objectives.config import BlankInfillingConfig, CausalConfig
 from objectives.example import Batch, visible
 from objectives.fim import build_fim, fim_stride
+from objectives.fine_tuning import build_pairs
 from objectives.mip import build_mip, index_pairs
 from objectives.random import derive_keys, stream_key
 from objectives.sentences import SentenceEnds
@@ -71,7 +73,7 @@ MODELS = {
         experts=ExpertsConfig(num_experts=4, top_k=2, inner_size=16),
     ),
 }
-TASKS = ("mask", "sentence", "document", "mip", "causal", "fim")
+TASKS = ("mask", "sentence", "document", "mip", "causal", "fim", "pair")
 
 
 def source_rows(length: int, document_length: int) -> SourceRows:
@@ -91,6 +93,13 @@ def batch_of(task: str, packed: bool) -> Batch:
         lengths = np.array([len(t) for t in texts])
         index = index_pairs(lengths, np.array([6] * len(texts)), np.arange(len(texts)), WINDOW, 2 if packed else 1)
         return build_mip(np.arange(2 if index.rows > 1 else 1), index, texts, targets, BLANKS, WINDOW, SPECIAL)
+    if task == "pair":
+        prompts, lengths = [np.arange(9) + i for i in range(6)], np.full(6, 9)
+        chosen = np.arange(6 if packed else 2)
+        part = lengths if packed else np.full(6, WINDOW - 5)
+        prompts = prompts if packed else [np.arange(WINDOW - 5) % ORDINARY for _ in prompts]
+        index = fine_tuning.index_pairs(part, np.full(6, 5), chosen, WINDOW)
+        return build_pairs(np.arange(index.rows), index, prompts, [np.arange(5)] * 6, WINDOW, SPECIAL)
     if task in ("causal", "fim"):
         code = CausalConfig(fim_rate=1.0, fim_fill=0.8)
         length = 1 + (WINDOW if task == "causal" else fim_stride(code, WINDOW))
@@ -133,7 +142,7 @@ def changes(model: Transformer, batch: Batch, row: int) -> Tensor:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_token_moves_the_logits_that_may_see_it_and_no_other(name: str, task: str, packed: bool) -> None:
     batch = batch_of(task, packed)
-    if task not in ("causal", "fim"):
+    if task not in ("causal", "fim", "pair"):
         assert (batch.context_end[0] > 0).any()
     if packed:
         assert batch.document[0].max() > 1
