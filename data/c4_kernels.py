@@ -82,7 +82,7 @@ def _phrase_around(buffer: Array, anchor: Integer, begin: Integer, end: Integer,
 
 
 @numba.njit(cache=True)
-def _citation_width(buffer: Array, i: Integer, end: Integer) -> int:
+def _citation_width(buffer: Array, i: Integer, end: Integer) -> Integer:
     """Bytes of the citation mark `[12]` that begins at byte i; 0 where none begins."""
     j = i + 1
     while j < end and 48 <= buffer[j] <= 57:

@@ -195,7 +195,7 @@ def _eight_bytes(buffer: Array, i: Integer) -> np.uint64:
 
 
 @numba.njit(cache=True)
-def _read_line(buffer: Array, begin: Integer, end: Integer) -> tuple[Integer, np.uint64, int]:
+def _read_line(buffer: Array, begin: Integer, end: Integer) -> tuple[Integer, np.uint64, Integer]:
     """Where the line from byte `begin` ends (a line feed or `end`), its hash, and its length in characters.
 
     Eight bytes are read at a time: a line feed among them, and bytes that continue a character, are found by the bits

@@ -208,7 +208,7 @@ def test_annotate_adds_every_column_once_and_drops_nothing() -> None:
     assert not any(shares.select(pl.all().is_nan().any()).row(0))
 
 
-def test_a_users_lists_become_signals(tmp_path) -> None:
+def test_a_users_lists_become_signals(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("# comment\n赌场\nCasino\n", encoding="utf-8")
     (tmp_path / "hosts.txt").write_text("bad.example\n", encoding="utf-8")
     config = AnnotateConfig(flagged_words=str(tmp_path / "words.txt"), flagged_hosts=str(tmp_path / "hosts.txt"))
