@@ -50,6 +50,8 @@ _JUNK = re.compile(
     r"sitemap|friendlinks?|hotnews|rss|katex-html|mathjax_preview|sr-only|screen-reader-text|visually-hidden)"
     r"(?![a-z])"
 )
+_APART_JUNK = re.compile(r"(?<![a-z])(?:comments?|commentlist|disqus|cookies?|consent|gdpr|popup|modal)(?![a-z])")
+"""What is no part of an article even where it is longer: its readers' comments, and what has to be agreed to."""
 _INLINE_JUNK = re.compile(
     r"(?<![a-z])(?:editsection|headerlink|anchorjs|permalink|katex-html|mathjax_preview|sr-only|screen-reader-text|"
     r"visually-hidden|gutter|linenos?|noprint|hidden|adsbygoogle)(?![a-z])"
@@ -65,8 +67,8 @@ _NAMED = re.compile(
 _SENTENCE = re.compile("[。！？；，：、…」』”]|[,.;:!?][\"')\u2019\u201d]*(?:\\s|$)")
 MOST, NEARLY_ALL = 0.6, 0.85
 """The share of a page's sentences that its main content holds at least, where it is named as such and where not."""
-LARGE = 0.4
-"""What holds this share of a page's sentences is no junk, whatever it is called."""
+LARGE, NEARLY_WHOLE = 0.4, 0.8
+"""What holds more than this share of a page's sentences is no junk, whatever it is called; comments may hold more."""
 
 
 @dataclass(slots=True)
@@ -98,7 +100,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.weights: dict[Element, Weights] = {}
-        self.suspects: list[Element] = []
+        self.suspects: list[tuple[Element, float]] = []
         self.hidden: list[Element] = []
         self.named: list[Element] = []
 
@@ -127,7 +129,7 @@ class _Walk:
                 own.links += below.links
                 own.paragraphs += below.paragraphs
                 if child.tag in GUARDED:
-                    self.suspects.append(child)
+                    self.suspects.append((child, LARGE))
             if child.tail:
                 self._text(own, child.tail, linked, paragraph)
         return own
@@ -154,7 +156,7 @@ class _Walk:
             called = _CAMEL.sub("-", called).lower()
             junk = _JUNK if tag in BLOCKS and not preformatted else _INLINE_JUNK
             if junk.search(called) and tag not in ("article", "main"):
-                self.suspects.append(element)
+                self.suspects.append((element, NEARLY_WHOLE if _APART_JUNK.search(called) else LARGE))
             elif tag in ("div", "section", "article", "main", "td", "table") and _NAMED.search(called):
                 self.named.append(element)
         if attributes.get("itemprop") == "articleBody":
@@ -169,7 +171,7 @@ def find_main_content(body: Element) -> MainContent:
     walk = _Walk()
     whole = walk.visit(body, False, False, False)
     weights = walk.weights
-    called = {element for element in walk.suspects if weights[element].sentences <= LARGE * whole.sentences}
+    called = {one for one, share in walk.suspects if weights[one].sentences <= share * whole.sentences}
     junk = called.union(one for one in walk.hidden if weights[one].sentences <= LARGE * whole.sentences)
     left = _without(junk, weights)
     if left[body] < LARGE * whole.sentences:  # a page that shows itself piece by piece

@@ -111,6 +111,7 @@ def each(template: str, between: str = "") -> str:
         f"<div class='has-sidebar no-footer'>{each('<p>{}</p>')}</div>",
         f"<noscript>请打开脚本，再看本页。</noscript><div class=post>{each('<p>{}</p>')}</div>{SHARE}",
         f"<div>{each('<p>{}</p>')}</div><div class=comments><h3>评论</h3><p>写得很好，我也去过那里。</p></div>",
+        f"<div>{each('<p>{}</p>')}</div><div id=comments>{'<div><p>写得很好，我也去过那里。</p></div>' * 20}</div>",
         f"<div hidden>看不见的一句话。</div>{each('<p>{}</p>')}<p style='display: none'>也看不见，真的。</p>",
         each("\n\n{}"),
     ],
