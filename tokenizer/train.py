@@ -46,6 +46,8 @@ def train(config: TokenizerConfig, paths: list[Path], output: Path, limit: int |
         raise PermissionError(f"{output}: cannot be written")
     _say(f"counting {' '.join(map(str, paths))}")
     sample = plan_sample(paths, config.sample, limit)
+    if config.algorithm == "merged_bbpe":
+        _require_two_languages(sample)
     needed, limit_bytes = memory_estimate(config, sample), memory_limit(config)
     if needed > limit_bytes:
         raise ValueError(
@@ -75,6 +77,15 @@ def train(config: TokenizerConfig, paths: list[Path], output: Path, limit: int |
     }
     write_folder(output, backend, config, record, model)
     return record
+
+
+def _require_two_languages(sample: Sample) -> None:
+    languages = {language for (language, _), rate in sample.rates.items() if rate}
+    if not languages & {"zh"} or not languages - {"zh"}:
+        raise ValueError(
+            f"merged_bbpe learns a vocabulary of Chinese and one of the rest, and the sample holds only "
+            f"{', '.join(sorted(languages))}: give text of both, or algorithm bbpe"
+        )
 
 
 def _train_backend(config: TokenizerConfig, sample: Sample) -> tuple[tokenizers.Tokenizer, bytes | None]:
