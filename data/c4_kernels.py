@@ -112,8 +112,10 @@ def _scan_c4(
     for document in range(offsets.shape[0] - 1):
         row = counts[document]
         begin, end = offsets[document], offsets[document + 1]
-        i = begin
-        words = length = longest = ends = phrases = 0
+        i: Integer = begin
+        length: Integer = 0
+        longest: Integer = 0
+        words = ends = phrases = 0
         curly = False
         marked = False  # a sentence's mark stands before, closing quotes and brackets aside
         over = False  # and white space after it: what follows is another sentence
@@ -126,7 +128,7 @@ def _scan_c4(
                 ends += over
                 over = marked = False
             kind = np.int64(kinds[buffer[i]]) if i < end else _LINE_END
-            width = 1
+            width: Integer = 1
             if kind == _WIDE:
                 kind, width = _wide_mark(buffer, i, end)
             if kind in (_SPACE, _LINE_END):

@@ -263,7 +263,8 @@ def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
         while inner_end > inner_begin and buffer[inner_end - 1] <= 32:
             inner_end -= 1
         row[3] = inner_begin == inner_end  # nothing but white space is one empty paragraph
-        block, block_length = np.uint64(0), -1  # no line yet
+        block = np.uint64(0)
+        block_length: Integer = -1  # no line yet
         i = begin
         while i <= end:
             start = i
