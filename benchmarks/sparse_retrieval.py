@@ -62,7 +62,7 @@ CONFIG = ModelConfig(
         kind="latent",
         num_heads=4,
         latent=LatentConfig(q_lora_rank=64, kv_lora_rank=48, qk_nope_head_dim=24, qk_rope_head_dim=16, v_head_dim=32),
-        indexer=IndexerConfig(num_heads=4, head_dim=32, top_k=TOP_K),
+        indexer=IndexerConfig(num_heads=8, head_dim=32, top_k=TOP_K),
     ),
     feed_forward=FeedForwardConfig(inner_size=192),
     initialisation=InitialisationConfig(std=0.1),
@@ -160,18 +160,18 @@ def observed(model: Transformer, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def attention_mass(model: Transformer) -> list[dict[str, float]]:
-    """Of each layer, the mean mass on the chosen keys, on as many best keys and on as many random keys."""
+    """Of each layer, the mean mass on the chosen keys, on as many best keys and on as many random keys: of all queries
+    that see more keys than are chosen, and of the questions among them."""
     figures = []
     for mass, chosen in observed(model, rows(64, seed=10**9 + 1)[0]):
         length = mass.shape[1]
-        late, kept = mass[:, TOP_K:], chosen[:, TOP_K:].long()
-        figures.append(
-            {
-                "chosen": float(late.gather(-1, kept).sum(-1).mean()),
-                "oracle": float(late.topk(TOP_K).values.sum(-1).mean()),
-                "random": float((TOP_K / torch.arange(TOP_K + 1, length + 1)).mean()),
-            }
-        )
+        layer = {}
+        for start, prefix in ((TOP_K, ""), (length - QUESTIONS, "asked_")):
+            late, kept = mass[:, start:], chosen[:, start:].long()
+            layer[f"{prefix}chosen"] = float(late.gather(-1, kept).sum(-1).mean())
+            layer[f"{prefix}oracle"] = float(late.topk(TOP_K).values.sum(-1).mean())
+            layer[f"{prefix}random"] = float((TOP_K / torch.arange(start + 1, length + 1)).mean())
+        figures.append(layer)
     return figures
 
 
@@ -186,7 +186,8 @@ def example(model: Transformer) -> list[dict[str, list[list[float]]]]:
 
 def coverage(figures: list[dict[str, float]], which: str) -> float:
     """The mass that a choice holds over what the best choice holds, of all layers together."""
-    return sum(layer[which] for layer in figures) / sum(layer["oracle"] for layer in figures)
+    oracle = "asked_oracle" if which.startswith("asked_") else "oracle"
+    return sum(layer[which] for layer in figures) / sum(layer[oracle] for layer in figures)
 
 
 def followed(
@@ -205,6 +206,7 @@ def followed(
         if mass:
             figures = attention_mass(model)
             point |= {"coverage": coverage(figures, "chosen"), "random": coverage(figures, "random")}
+            point["asked_coverage"] = coverage(figures, "asked_chosen")
         print(name, {key: round(value, 4) for key, value in point.items()}, file=sys.stderr, flush=True)
         points.append(point)
         losses, divergences = [], []
@@ -226,7 +228,7 @@ def experiment(dense_steps: int, warmup_steps: int, further_steps: int) -> dict[
     curves["dense_further"] = followed(dense, "dense further", further_steps, 50, mass=False, **further)
     model.set_sparse_attention("warmup")
     curves["warmup"] = followed(
-        model, "warm-up", warmup_steps, 10, mass=True, first_seed=2 * 10**6, peak=5e-3, end=2e-4, indexers_only=True
+        model, "warm-up", warmup_steps, 20, mass=True, first_seed=2 * 10**6, peak=1e-2, end=2e-4, indexers_only=True
     )
     after, example_after = attention_mass(model), example(model)
     model.set_sparse_attention("sparse")
@@ -242,6 +244,9 @@ def experiment(dense_steps: int, warmup_steps: int, further_steps: int) -> dict[
         "coverage_before_warmup": coverage(before, "chosen"),
         "coverage_after_warmup": coverage(after, "chosen"),
         "coverage_of_random": coverage(after, "random"),
+        "asked_coverage_before_warmup": coverage(before, "asked_chosen"),
+        "asked_coverage_after_warmup": coverage(after, "asked_chosen"),
+        "asked_coverage_of_random": coverage(after, "asked_random"),
         "lowest_loss": FLOOR,
         "loss_at_handover": at_handover[0],
         "dense_loss": dense_loss,
@@ -256,7 +261,7 @@ def experiment(dense_steps: int, warmup_steps: int, further_steps: int) -> dict[
 def main() -> None:
     """Read the arguments, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs=3, default=[600, 200, 300], metavar=("DENSE", "WARMUP", "FURTHER"))
+    parser.add_argument("--steps", type=int, nargs=3, default=[600, 600, 300], metavar=("DENSE", "WARMUP", "FURTHER"))
     parser.add_argument("--output", type=Path, default=None, help="write all curves here, for docs' picture")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

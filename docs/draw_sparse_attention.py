@@ -45,6 +45,7 @@ def draw_losses(axes: Axes, figures: dict, labels: dict[str, str]) -> None:
     line("dense_further", warm, color=DENSE, linestyle="--", label=labels["further"])
     line("sparse", warm, color=SPARSE, label=labels["sparse"])
     axes.axhline(figures["lowest_loss"], color="#bbbbbb", linewidth=0.8, label=labels["floor"])
+    axes.set_ylim(figures["lowest_loss"] - 0.03, figures["lowest_loss"] + 0.27)
     axes.set_title(labels["losses"], fontsize=9)
     axes.set_xlabel(labels["step"], fontsize=8)
     axes.legend(fontsize=7, frameon=False)
@@ -65,7 +66,7 @@ def draw_share(axes: Axes, figures: dict, labels: dict[str, str]) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_title(f"{labels['share']},\n{labels['of_best']}", fontsize=9)
     axes.set_xlabel(labels["step"], fontsize=8)
-    axes.legend(fontsize=7, frameon=False, loc="center right")
+    axes.legend(fontsize=7, frameon=False, loc="center right", bbox_to_anchor=(1, 0.68))
 
 
 def draw_map(axes: Axes, layer: dict, labels: dict[str, str]) -> None:
