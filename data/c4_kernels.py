@@ -115,7 +115,8 @@ def _scan_c4(
         i: Integer = begin
         length: Integer = 0
         longest: Integer = 0
-        words = ends = phrases = 0
+        words: Integer = 0
+        ends = phrases = 0
         curly = False
         marked = False  # a sentence's mark stands before, closing quotes and brackets aside
         over = False  # and white space after it: what follows is another sentence
