@@ -4,6 +4,8 @@ For a vocabulary of 150,000 the float32 logits of one row of 4,096 tokens take 2
 a chunk at a time, recomputed in the backward pass, they take tens of megabytes at the cost of one more product.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,8 +51,27 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: 
 
 def _cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     logits = F.linear(hidden, weight).float()
-    targets = targets.long()
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    # The log normaliser is the loss plus the target's logit: no second pass over the logits.
-    normalisers = losses + logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return losses, normalisers.square()
+    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, targets.long())
+    return result
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross entropy and squared log normaliser of (T, V) logits, with one pass over V for the gradient of both."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        places = targets.unsqueeze(1)
+        log_shares = logits.log_softmax(dim=-1)
+        losses = -log_shares.gather(1, places).squeeze(1)
+        # The log normaliser is the loss plus the target's logit.
+        normalisers = losses + logits.gather(1, places).squeeze(1)
+        ctx.save_for_backward(log_shares, places, normalisers)
+        return losses, normalisers.square()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        log_shares, places, normalisers = ctx.saved_tensors
+        to_losses, to_squares = gradients
+        to_shares = to_losses + 2 * normalisers * to_squares
+        to_logits = log_shares.exp().mul_(to_shares.unsqueeze(1))
+        return to_logits.scatter_add_(1, places, -to_losses.unsqueeze(1)), None
