@@ -41,13 +41,34 @@ class RedactConfig:
             raise ValueError("redact: types is empty; name at least one kind, or leave the stage out")
 
 
-# Edges are stated in ASCII: nothing that a longer number, word or decimal fraction could go on with
-_DIGITS_BEFORE, _DIGITS_AFTER = r"(?<![0-9A-Za-z_.+-])", r"(?![0-9A-Za-z_]|[.-][0-9])"
-_GAP = r"[ \-.\u00a0\u2010-\u2013]?"
-_CHINA = r"(?:[(（](?:\+|00)86[)）]|(?:\+|00)86)"
+# Edges are stated in ASCII: nothing that a longer number, word or decimal fraction could go on with. Words that lead a
+# number or the next one in may stand right beside it, as lines that were joined leave them ("Tel13800138000QQ：12345").
+_LED_IN = "(?i:" + "|".join(
+    f"(?<={word})" for word in (
+        "tel", r"tel\.", "phone", "mobile", r"mob\.", "fax", "cell", "call", "number", r"no\.", "card", "id", "ip",
+        "qq", "mail", "host", "address",
+    )
+) + ")"  # fmt: skip
+_NEXT_LED_IN = (
+    r"(?i:qq|id[^a-z]|ip[^a-z]|ipv[46]|tel|fax|e-?mail|we-?chat|weixin|[vw]x[^a-z]|phone|mobile|cell[^a-z]|ext|card"
+    r"|call|addr|contact)"
+)
+_WORD_AFTER = rf"(?!{_NEXT_LED_IN})[0-9A-Za-z_]"
+_DIGITS_BEFORE = rf"(?=[0-9])(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z_][.+-])|{_LED_IN})"
+_DIGITS_AFTER = rf"(?!{_WORD_AFTER}|[.-][0-9])"
+_PHONE_BEFORE = rf"(?=[0-9+＋(（])(?:(?<![0-9A-Za-z_+＋])(?<![0-9A-Za-z_]\.)|(?<=[A-Za-z])(?=[(（]|\+86)|{_LED_IN})"
+_DASH = r"\-\u2010-\u2014\uff0d"
+_GAP = rf"[ .\u00a0{_DASH}]?"
+_CHINA = r"(?:[(（](?:[+＋]|00)86[)）]|[+＋][(（]86[)）]|(?:[+＋]|00)86)"
 _AREA = r"(?:10|2\d|[3-9]\d{2})"
+_EXTENSION = rf"(?:[ ]?(?:转|轉|分机号?|分機|,?[ ]?ext\.?|,?[ ]?x)[:： ]?\d{{1,6}}|[{_DASH}]\d{{1,5}})?"
+_PHONE_CUE = (
+    r"(?:(?<![A-Za-z])(?:telephone|tel|phone|fax|mobile|cell|hotline|whatsapp)(?:[ ]?(?:no\.?|number|\#))?[ .]?[:：]"
+    r"|(?:电话|電話|座机|座機|热线|熱線|传真|傳真|手机|手機|联系方式)(?:号码?|號碼?)?[ ]?[:：为為是]"
+    r"|(?:电话|電話|座机|座機|热线|熱線|传真|傳真)(?:号码?|號碼?)?)[ ]{0,2}"
+)
 _OTHER_NUMBER = re.compile(
-    r"(?:(?<![a-z])(?:order|invoice|tracking|serial|sku|ref|reference|build|version|versions|ver|v|release|revision|rev|"
+    r"(?:(?<![a-z加])(?:order|invoice|tracking|serial|sku|ref|reference|build|version|versions|ver|v|release|revision|rev|"
     r"firmware|driver|patch|sdk|checksum|sha-?\d*|md5|crc\d*|isbn(?:-1[03])?|issn|doi|oid|rfc|pi|commit|id|barcode|"
     r"(?:ticket|part|case|item|model|batch|lot|product|catalog|receipt|transaction)(?=[ ]?(?:no|num|id|code|#)))"
     r"[ ]?(?:no|number|num|id|code)?\.?"
@@ -56,14 +77,34 @@ _OTHER_NUMBER = re.compile(
     r"[ \t:：#=为為是]*$",
     re.IGNORECASE,
 )
-_IN_PATH = re.compile(r"(?<!tel)(?<!phone)(?<!mobile)(?<!fax)[0-9A-Za-z_.~%-]/$", re.IGNORECASE)
-_IS_VERSION = re.compile(r"[ ]?(?:版|及以[上后]|version|release|build|and (?:later|above|newer))", re.IGNORECASE)
+_OWN_CARD = re.compile(
+    r"(?:身份证?件?|证件|證件|卡片?|[账帐賬]户|identity(?:[ ]card)?|identification|(?:id|bank|credit|debit)[ ]?card)"
+    r"[ ]?(?:[编編]?[号號][码碼]?|no\.?|number|num)?[ \t:：#是为為]*$",
+    re.IGNORECASE,
+)
+_IN_PATH = re.compile(
+    r"(?<!tel)(?<!phone)(?<!mobile)(?<!fax)(?<!wechat)(?<!qq)(?<!(?<![0-9A-Za-z])vx)[0-9A-Za-z_.~%-]/$", re.IGNORECASE
+)
+_AFTER_ANOTHER = re.compile(r"(?:^|[^0-9A-Za-z_./-])\+?[0-9][0-9 .()-]{5,}[0-9]/$", re.ASCII)
+_IS_VERSION = re.compile(
+    r"[ ]?(?:版|及以[上后]|version|release|build|and (?:later|above|newer)|[小章]?[节節]|[章条條款])", re.IGNORECASE
+)
+_IS_SECTION = re.compile(
+    r"(?:[第图圖表式§]|(?<![a-z])(?:sections?|sec|chapter|figure|fig|table|clause|appendix|part|step)\.?)[ ]?$",
+    re.IGNORECASE,
+)
 
 
 def _called_otherwise(text: str, start: int) -> bool:
     """Whether the words before say that the number is none of a person's, or it is a part of an address or path."""
     before = text[max(0, start - 20) : start]
-    return bool(_OTHER_NUMBER.search(before) or _IN_PATH.search(before))
+    if _IN_PATH.search(before):
+        return not _AFTER_ANOTHER.search(before)  # "13800138000/13900139000" is two numbers, not a path
+    return bool(_OTHER_NUMBER.search(before))
+
+
+def _called_own_card(text: str, start: int) -> bool:
+    return bool(_OWN_CARD.search(text[max(0, start - 30) : start]))
 
 
 def _digits(text: str) -> str:
@@ -102,12 +143,14 @@ def is_bank_card(number: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pattern:
-    """How one kind is found: `search` selects documents (Rust's regex, no look-around), then `exact` and `check`."""
+    """How one kind is found: `search` selects documents (Rust's regex, no look-around), then `exact` and `check`.
+
+    Where `exact` has a group `number` that took part, that group alone is masked, else the whole match.
+    """
 
     search: str
     exact: re.Pattern[str]
     check: Callable[[re.Match[str], RedactConfig], bool]
-    group: int = 0
 
 
 def _always(_match: re.Match[str], _config: RedactConfig) -> bool:
@@ -115,9 +158,7 @@ def _always(_match: re.Match[str], _config: RedactConfig) -> bool:
 
 
 def _check_email(match: re.Match[str], _config: RedactConfig) -> bool:
-    return ".." not in match.group() and not match.group().lower().endswith(
-        (".png", ".jpg", ".gif", ".svg", ".css", ".js")
-    )
+    return not match.group().lower().endswith((".png", ".jpg", ".gif", ".svg", ".css", ".js"))
 
 
 def _is_own_number(match: re.Match[str], _config: RedactConfig) -> bool:
@@ -125,11 +166,40 @@ def _is_own_number(match: re.Match[str], _config: RedactConfig) -> bool:
 
 
 def _check_identity_card(match: re.Match[str], _config: RedactConfig) -> bool:
-    return is_identity_card(match.group()) and not _called_otherwise(match.string, match.start())
+    if not is_identity_card(match.group().translate({ord(" "): None, ord("-"): None})):
+        return False
+    cue = _OTHER_NUMBER.search(match.string[max(0, match.start() - 20) : match.start()])
+    if cue and cue.group().lower().startswith("id"):  # "ID number" leads an identity card in, and no order
+        return True
+    return _called_own_card(match.string, match.start()) or not _called_otherwise(match.string, match.start())
 
 
 def _check_bank_card(match: re.Match[str], _config: RedactConfig) -> bool:
-    return is_bank_card(_digits(match.group())) and not _called_otherwise(match.string, match.start())
+    return is_bank_card(_digits(match.group())) and (
+        _called_own_card(match.string, match.start()) or not _called_otherwise(match.string, match.start())
+    )
+
+
+_DATE = re.compile(r"(?:19|20)[0-9]{2}[ -]?(?:0[1-9]|1[0-2])[ -]?[0-3][0-9]|(?:19|20)[0-9]{2}[ -](?:19|20)[0-9]{2}")
+_HAS_DIGIT = re.compile(r"[0-9_]")
+_HAS_DIGITS = re.compile(r"[0-9].*[0-9].*[0-9]|^wxid_", re.IGNORECASE)
+
+
+def _check_wechat(match: re.Match[str], _config: RedactConfig) -> bool:
+    """What leads the name in tells how much the name must look like one by itself."""
+    name, cue = match["number"], (match["cue"] + match["led"]).lower()
+    told = any(mark in cue for mark in ":：=(（「【[")
+    if name.isdigit():  # a mobile, or a QQ number used as the name
+        return told or "加" in cue or len(name) == 11
+    if re.match(r"open_?id|union_?id|app_?id|android|iphone|webview|js-?sdk", name, re.IGNORECASE):
+        return False
+    if told:
+        return bool(_HAS_DIGIT.search(name)) if re.match(r"[vw]x|weixin", cue) else True
+    if re.search(r"[是为為]\s*$|[号號][码碼]?\s*$|加", cue):
+        return bool(_HAS_DIGIT.search(name)) or (cue.endswith(("加微信", "是", "为", "為")) and name.islower())
+    if re.search(r"\sis\s|\s(?:id|account|number|no\.?)\s", cue):
+        return bool(_HAS_DIGIT.search(name))
+    return bool(_HAS_DIGITS.search(name))
 
 
 def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
@@ -138,6 +208,8 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
     except ValueError:
         return False
     if _called_otherwise(match.string, match.start()) or _IS_VERSION.match(match.string, match.end()):
+        return False
+    if _IS_SECTION.search(match.string[max(0, match.start() - 10) : match.start()]):
         return False
     if config.private_addresses:
         return True
@@ -158,87 +230,115 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
 
 _PATTERNS: dict[PersonalData, _Pattern] = {
     "email": _Pattern(
-        search=r"[0-9A-Za-z]@[0-9A-Za-z]",
+        search=r"[0-9A-Za-z_+-][@＠][0-9A-Za-z]",
         exact=re.compile(
-            r"(?<![0-9A-Za-z._%+-])[0-9A-Za-z](?:[0-9A-Za-z._%+-]{0,62}[0-9A-Za-z_+-])?"
-            r"@(?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.)+[A-Za-z]{2,24}(?![0-9A-Za-z-])"
+            r"(?<![0-9A-Za-z_])[0-9A-Za-z_](?:[0-9A-Za-z_%+-]|\.(?=[0-9A-Za-z_%+-])){0,63}"
+            r"[@＠](?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.)+"
+            r"(?:(?:com|net|org|edu|gov|cn)(?=[0-9])|(?:[A-Za-z]{2,24}|xn--[0-9A-Za-z]{2,40})(?![0-9A-Za-z]|-[0-9A-Za-z]))"
         ),
         check=_check_email,
     ),
     "id_card": _Pattern(
-        search=r"[0-9]{17}[0-9Xx]",
-        exact=re.compile(_DIGITS_BEFORE + r"[1-8]\d{16}[0-9Xx]" + _DIGITS_AFTER, re.ASCII),
+        search=r"[0-9]{17}[0-9Xx]|[0-9]{6}[ -][0-9]{8}[ -][0-9]{3}[0-9Xx]",
+        exact=re.compile(_DIGITS_BEFORE + r"[1-8]\d{5}([ -]?)\d{8}\1\d{3}[0-9Xx]" + _DIGITS_AFTER, re.ASCII),
         check=_check_identity_card,
     ),
     "bank_card": _Pattern(
-        search=r"[0-9]{15}|[0-9]{4}[ -][0-9]{4,6}[ -][0-9]{4,5}",
+        search=r"[0-9]{15}|[0-9]{4}[ \-\x{a0}\x{2010}-\x{2014}][0-9]{4,6}[ \-\x{a0}\x{2010}-\x{2014}][0-9]{4,5}"
+        r"|[0-9]{6} [0-9]{13}",
         exact=re.compile(
             _DIGITS_BEFORE
-            + r"(?:\d{15,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{5})"
+            + rf"(?:\d{{15,19}}|\d{{4}}([ \u00a0{_DASH}])\d{{4}}\1\d{{4}}\1\d{{4}}(?:\1\d{{1,3}})?"
+            + r"|\d{4}[ -]\d{6}[ -]\d{5}|\d{6} \d{13})"
             + _DIGITS_AFTER,
             re.ASCII,
         ),
         check=_check_bank_card,
     ),
     "mobile": _Pattern(
-        search=r"1[3-9][0-9][ \-.\x{a0}\x{2010}-\x{2013}]?[0-9]{4}[ \-.\x{a0}\x{2010}-\x{2013}]?[0-9]{4}",
+        search=r"1[3-9][0-9][ .\-\x{a0}\x{2010}-\x{2014}\x{ff0d}]?[0-9]{4}"
+        r"[ .\-\x{a0}\x{2010}-\x{2014}\x{ff0d}]?[0-9]{4}",
         exact=re.compile(
-            rf"(?<![0-9A-Za-z_+.])(?:{_CHINA}{_GAP}|86[ -])?1[3-9]\d{_GAP}\d{{4}}{_GAP}\d{{4}}{_DIGITS_AFTER}", re.ASCII
+            rf"{_PHONE_BEFORE}(?:{_CHINA}{_GAP}|86[ {_DASH}]|(?<=[:：话話机機])86)?"
+            rf"1[3-9]\d{_GAP}\d{{4}}{_GAP}\d{{4}}{_DIGITS_AFTER}",
+            re.ASCII,
         ),
         check=_is_own_number,
     ),
     "landline": _Pattern(
-        search=r"0[1-9][0-9]{1,2}[)）]?[ \-–—][2-9][0-9]{2,3}[ -]?[0-9]{4}|0(?:10|2[0-9])[2-9][0-9]{7}"
-        r"|[)）][2-9][0-9]{2,3}[ -]?[0-9]{4}|400[ -][0-9]{3,4}[ -][0-9]|86[)）]?[ -]?[1-9][0-9]{1,2}[ -][2-9]",
+        search=r"0[1-9][0-9]{1,2}[)）]? ?[ \-\x{2010}-\x{2014}\x{ff0d}] ?[1-9][0-9]{2,3}[ \-]?[0-9]{4}"
+        r"|0(?:10|2[0-9])[2-9][0-9]{7}|[)）] ?[1-9][0-9]{2,3}[ -]?[0-9]{4}"
+        r"|[48]00[ \-\x{2010}-\x{2014}\x{ff0d}][0-9]{3,4}"
+        r"|86[)）]?[ -]?[(（]?[1-9][0-9]{1,2}[ \-)）][1-9]|86[1-9][0-9]{9}"
+        r"|(?i:tel|phone|fax|mobile|cell|hotline|whatsapp|no\.?|number)[ .]?[:：][ ]{0,2}[+(0-9]"
+        r"|[话話机機线線真式号號码碼][ ]?[:：为為是]?[ ]{0,2}[+(0-9]",
         exact=re.compile(
-            rf"(?<![0-9A-Za-z_.+])(?<![0-9]-)(?<!\+1[ .-])"
-            rf"(?:(?:{_CHINA}[ -]?0?{_AREA}[ -]|[(（]0{_AREA}[)）][ -]?|0{_AREA}[ \-–—])"
-            rf"[2-9]\d{{2,3}}[ -]?\d{{4}}"
-            rf"|0(?:10|2\d)[2-9]\d{{7}}|400[ -]\d{{3,4}}[ -]\d{{3,4}})"
-            rf"(?:[ -]?(?:转|轉|ext\.?)[ ]?\d{{1,6}})?{_DIGITS_AFTER}",
-            re.ASCII,
+            rf"{_PHONE_BEFORE}(?<![0-9]-)(?<!\+1[ .-])"
+            rf"(?:(?:(?:{_CHINA}{_GAP}|86[ -])(?:[(（]0?{_AREA}[)）]|(?:[(（]0[)）]|0)?{_AREA}){_GAP}"
+            rf"|[(（]0{_AREA}[)）]{_GAP}|0{_AREA}(?:[ ]?[{_DASH}][ ]?|[ ](?=[2-9])))"
+            rf"[1-9]\d{{2,3}}[ {_DASH}]?\d{{4}}"
+            rf"|0(?:10|2\d)[2-9]\d{{7}}|[48]00[ {_DASH}]\d{{3,4}}[ {_DASH}]\d{{3,4}})"
+            rf"{_EXTENSION}{_DIGITS_AFTER}"
+            rf"|{_PHONE_CUE}(?P<number>\d{{7,8}}|\d{{3,4}}[ -]\d{{4}}|0[3-9]\d{{8,10}}|[48]00\d{{7}}"
+            rf"|0\d{{2,4}}[ -]?\d{{3,4}}[ -]?\d{{3,4}}|\(?[2-9]\d{{2}}\)?[ .-]?\d{{3}}[ .-]?\d{{4}}"
+            rf"|(?:00[1-9]|\+)\d(?:[ -]?\d){{6,12}}){_EXTENSION}{_DIGITS_AFTER}",
+            re.ASCII | re.IGNORECASE,
         ),
-        check=_is_own_number,
+        check=lambda match, config: (
+            not _DATE.fullmatch(match["number"]) if match["number"] else _is_own_number(match, config)
+        ),
     ),
     "international_phone": _Pattern(
-        search=r"\+[0-9][0-9 \-.()]{8}|[0-9]{3}[)] ?[0-9]{3}[-. ][0-9]{4}|[0-9]{3}-[0-9]{3}[-. ][0-9]{4}",
+        search=r"[+＋][0-9][0-9 \-.()]{8}|[0-9]{3}[)][ -]?[0-9]{3}[-. ][0-9]{4}|[0-9]{3}[-.][0-9]{3}[-. ][0-9]{4}"
+        r"|1 [2-9][0-9]{2} [0-9]{3} [0-9]{4}",
         exact=re.compile(
-            r"(?<![0-9A-Za-z_.+])(?:\+\d{1,3}(?:[ \-.]?\(\d{1,4}\))?(?:[ \-.]?\d{2,5}){2,5}"
-            rf"|(?:\+?1[ \-.]?)?(?:\([2-9]\d{{2}}\) ?|[2-9]\d{{2}}-)\d{{3}}[-. ]\d{{4}}){_DIGITS_AFTER}",
+            rf"{_PHONE_BEFORE}(?:[+＋]\d{{1,3}}(?:[ \-.]?\(\d{{1,4}}\))?(?:[ \-.]?\d{{2,5}}){{2,5}}"
+            r"|(?:\+?1[ \-.]?)?(?:\([2-9]\d{2}\)[ -]?|[2-9]\d{2}-)\d{3}[-. ]\d{4}"
+            rf"|(?:1[.])?[2-9]\d{{2}}\.[2-9]\d{{2}}\.\d{{4}}){_EXTENSION}{_DIGITS_AFTER}",
             re.ASCII,
         ),
-        check=lambda match, config: 8 <= len(_digits(match.group())) <= 15 and _is_own_number(match, config),
+        check=lambda match, config: 8 <= len(_digits(match.group())) <= 19 and _is_own_number(match, config),
     ),
     "ipv4": _Pattern(
         search=r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}",
-        exact=re.compile(r"(?<![0-9A-Za-z_.-])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z_-]|\.\d)", re.ASCII),
+        exact=re.compile(
+            rf"(?=[0-9])(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z_][.-])|(?<=\.\d-)|(?<=\.\d\d-)|(?<=\.\d\d\d-)|{_LED_IN})"
+            rf"(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!{_WORD_AFTER}|\.\d|-(?!\d{{1,3}}\.\d{{1,3}}\.)[0-9A-Za-z_])",
+            re.ASCII,
+        ),
         check=_check_address,
     ),
     "ipv6": _Pattern(
         search=r"(?:[0-9A-Fa-f]{1,4}:){4}|[0-9][0-9A-Fa-f]{0,3}::|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}::",
         exact=re.compile(
-            r"(?<![0-9A-Za-z_:.])[0-9A-Fa-f]{1,4}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z_:])", re.ASCII
+            r"(?=[0-9A-Fa-f])(?:(?<![0-9A-Za-z_:.])|(?i:(?<=ip:)|(?<=ipv6:)|(?<=address:)|(?<=addr:)|(?<=host:)|(?<=from:)))"
+            rf"[0-9A-Fa-f]{{1,4}}:(?:[0-9A-Fa-f]{{0,4}}:){{1,6}}(?:[0-9A-Fa-f]{{1,4}}|(?<=::))(?!{_WORD_AFTER}|:[0-9A-Fa-f:])",
+            re.ASCII,
         ),
         check=_check_address,
     ),
     "qq": _Pattern(
-        search=r"(?i)qq.{0,8}[1-9][0-9]{4}",
+        search=r"(?i)(?:qq|加q|q群|q号|扣扣|企鹅号).{0,16}[1-9][0-9]{4}",
         exact=re.compile(
-            r"(?<![A-Za-z])qq(?:群|号码|号|號)?(?:\s*[:：是为為]\s*|\s+|(?=\d))([1-9]\d{4,10})(?![0-9A-Za-z_]|\.\d)",
+            r"(?:(?<![A-Za-z])qq|qq(?=[群号號:：])|(?-i:(?<=[a-z])QQ)|加q|(?<![A-Za-z])q(?=[群号號])|扣扣|企鹅(?=号))"
+            r"(?:[/、和或&][ ]?(?:微信|wechat|vx|电话|手机))?"
+            r"(?:[交技官客学讨][流术方服习论])?群?(?:[号號][码碼]?|[ ]?(?:no\.?|number|id)(?![a-z]))?"
+            r"(?:\s*[:：=#是为為(（「【\[]+\s*|\s+is:?\s+|\s+|(?=\d))"
+            rf"(?P<number>[1-9]\d{{4,10}})(?!{_WORD_AFTER}|\.\d)",
             re.ASCII | re.IGNORECASE,
         ),
         check=_always,
-        group=1,
     ),
     "wechat": _Pattern(
-        search=r"(?i)(?:微信|wechat|weixin|vx|v信|薇信|加微).{0,8}[0-9A-Za-z]",
+        search=r"(?i)微信|we-?chat|weixin|薇信|威信|v信|加[vx]|加微|[^0-9a-z_.][vw]x[号号 :：=]|^[vw]x[号 :：=]",
         exact=re.compile(
-            r"(?:微信(?:号|帳號|账号)?|wechat(?:\s+id)?|weixin|(?<![a-z])vx|v信|薇信|加微)(?:\s*[:：]\s*|\s*(?:是|为|為)\s*)"
-            r"([a-z][-_a-z0-9]{5,19}|1[3-9]\d{9})(?![0-9A-Za-z_-])",
+            r"(?P<cue>(?:(?<!添)加)?(?:微信|薇信|威信|v信)(?:[号號][码碼]?|[帐账賬][号號]|[ ]?id(?![a-z]))?"
+            r"|加(?:微|vx?|x)|we-?chat(?:[ -]?(?:id|account|number|no\.?)(?![a-z]))?|weixin|(?<![0-9A-Za-z_.])[vw]x号?)"
+            r"(?P<led>\s*[:：=(（「【\[]+\s*|\s*[是为為][:：]?\s*|\s+is:?\s+|\s*)"
+            r"(?P<number>[a-z][-_a-z0-9]{5,19}|[1-9]\d{5,10})(?![0-9A-Za-z_-])",
             re.ASCII | re.IGNORECASE,
         ),
-        check=_always,
-        group=1,
+        check=_check_wechat,
     ),
 }
 
@@ -252,7 +352,7 @@ def redact_text(text: str, kinds: list[PersonalData], config: RedactConfig) -> t
         for match in pattern.exact.finditer(text):
             if not pattern.check(match, config):
                 continue
-            start, stop = match.span(pattern.group)
+            start, stop = match.span("number" if match.groupdict().get("number") else 0)
             pieces += [text[end:start], config.placeholder.replace("{type}", kind)]
             end, found = stop, found + 1
         if found:
