@@ -18,9 +18,10 @@ PRESETS: dict[str, Any] = {"en": "fineweb", "zh": "fineweb2-zh"}
 PEER_LANGUAGE = {"en": "eng", "zh": "cmn"}
 TOKEN = re.compile(
     r"[\u2e80-\u2fd5\u3005-\u3007\u3021-\u3029\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u3041-\u30ff]"
-    r"|[^\W_\u2e80-\u9fff]+(?:['’][a-zA-Z][^\W_\u2e80-\u9fff]*)*|[^\w\s]|_"
+    r"|[^\W_\u2e80-\u9fff]+(?:['’][a-zA-Z][^\W_\u2e80-\u9fff]*)*"
+    r"|[^\w\s\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]|_"
 )
-"""Our words and, one by one, punctuation and symbols: what `data/signals.py` calls tokens."""
+"""Our words and, one by one, punctuation and symbols (no controls): what `data/signals.py` calls tokens."""
 
 OFF: dict[str, Any] = {
     "GopherRepetitionFilter": {
@@ -106,13 +107,14 @@ def published_rules(language: str) -> list[Rule]:
 
 @contextlib.contextmanager
 def words_from(words: dict[str, list[str]]) -> Iterator[None]:
-    """datatrove's filters take these words of a text instead of tokenizing it again for each rule."""
+    """datatrove's filters take these words of a text instead of tokenizing it again; other texts they tokenize."""
     from datatrove.pipeline.filters import fineweb_quality_filter, gopher_quality_filter, gopher_repetition_filter
+    from datatrove.utils.text import split_into_words
 
     modules = (fineweb_quality_filter, gopher_quality_filter, gopher_repetition_filter)
     before = [module.split_into_words for module in modules]
     for module in modules:
-        module.split_into_words = lambda text, _language: words[text]
+        module.split_into_words = lambda text, language: words.get(text) or split_into_words(text, language)
     try:
         yield
     finally:
@@ -194,7 +196,8 @@ def agreement_by_rule(texts: list[str], language: str) -> dict[str, Any]:
     kept, _ = filter_documents(table.with_row_index(), config)
     left = set(kept["index"])
     ours = [number not in left for number in range(len(texts))]
-    in_turn = [_rejected_in_turn(language, text) for text in texts]
+    with words_from(its_words):
+        in_turn = [_rejected_in_turn(language, text) for text in texts]
     for name, theirs in (("all rules together", any_published), ("the filters in turn", in_turn)):
         figures[name] = {
             "preset": _same(ours, theirs),

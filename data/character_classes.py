@@ -63,6 +63,8 @@ _ROLES = {
 
 def _general_class(character: str) -> int:
     category = unicodedata.category(character)
+    if "\ufe00" <= character <= "\ufe0f":  # variation selectors, which follow an emoji, are no letters of a word
+        return CONTROL
     if category[0] in "LM":
         return LETTER
     if category == "Nd":

@@ -53,7 +53,8 @@ def _ratio(numerator: pl.Expr | str, denominator: pl.Expr | str) -> pl.Expr:
 
 _LETTERS = pl.col("han") + pl.col("kana") + pl.col("hangul") + pl.col("latin") + pl.col("letters")
 _SOLID = pl.col("characters") - pl.col("spaces") - pl.col("newlines") - pl.col("controls")
-_TOKENS = pl.col("words") + pl.col("punctuation") + pl.col("symbols")
+_WITHIN_WORDS = pl.col("word_characters") - _LETTERS - pl.col("digits")  # the apostrophes of don't and l’eau
+_TOKENS = pl.col("words") + pl.col("punctuation") - _WITHIN_WORDS + pl.col("symbols")
 _LATIN_WORDS = pl.col("words") - pl.col("han") - pl.col("kana") - pl.col("number_words")
 
 

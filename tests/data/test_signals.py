@@ -152,6 +152,9 @@ def test_names_of_counts_match_the_kernels() -> None:
         ("上一篇：甲 下一篇：乙", "boilerplate_per_word", 2 / 8),
         ("Terms of Use | PRIVACY POLICY", "policy_phrases", 2),
         ("Please enable JavaScript, javascript.", "javascript_mentions", 2),
+        ("I don't know, it’s late", "alphabetic_word_share", 5 / 6),  # an apostrophe within a word is no token
+        ("He said 'no'", "alphabetic_word_share", 3 / 5),
+        ("很好\u2764\ufe0f", "words", 2),  # an emoji's variation selector is no word
         ("the cat and the dog", "gopher_stop_words", 2),
         ("他的书在这里", "fineweb2_stop_words", 3),
         ("好。真的？是！", "sentences", 3),
