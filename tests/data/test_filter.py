@@ -32,7 +32,22 @@ def judge(texts: list[str], config: FilterConfig | None = None) -> dict[str, str
     return dict.fromkeys(kept["text"]) | dict(zip(rejected["text"], rejected["rejected_by"], strict=True))
 
 
-@pytest.mark.parametrize("text", [CHINESE, ENGLISH, CHINESE + "\n\n" + ENGLISH])
+STEPS = (
+    "先打开门",
+    "再把灯点亮",
+    "接着洗一遍手",
+    "然后到河边取水，不要走得太远",
+    "回来以后生火",
+    "最后把饭煮好，等孩子们回家",
+)
+TUTORIAL = "\n".join(
+    f"{step}，这一步要写成下面的样子。\n```\n{{\n  {{\n    {{\n      step{n}();\n    }}\n  }}\n}}\n```\n"
+    for n, step in enumerate(STEPS)
+)
+"""Most of its lines stood before: fences, brackets and the like, few characters in all."""
+
+
+@pytest.mark.parametrize("text", [CHINESE, ENGLISH, CHINESE + "\n\n" + ENGLISH, TUTORIAL])
 def test_good_text_is_kept(text: str) -> None:
     assert judge([text])[text] is None
 
@@ -46,6 +61,7 @@ def test_good_text_is_kept(text: str) -> None:
         ("\n".join(["今天的天气很好，我们去公园里走一走吧。"] * 60), "distinct_word_share"),
         ("As stated, the general was ordered " * 60, "distinct_word_share"),
         (CHINESE + "\n" + "\n".join(["这一行在文章里出现了好几次，读者已经看厌了。"] * 3), "top_line_share"),
+        (f"{CHINESE}\n{CHINESE}\n{CHINESE}", "duplicate_line_character_share duplicate_10gram_share"),
         ("\n".join("12.5 33 81 9 7 4112" for _ in range(60)), "language"),
         (CHINESE.replace("了", "\ufffd"), "damaged_share"),
         ("Il était une fois une petite fille que tout le monde aimait, et sa grand-mère aussi. " * 3, "language"),
