@@ -31,8 +31,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -73,7 +74,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def compare(works: dict[str, Callable[[], object]], amount: dict[str, float], repeats: int = 3) -> dict[str, float]:
+def compare(works: Mapping[str, Callable[[], object]], amount: dict[str, float], repeats: int = 3) -> dict[str, float]:
     """Amount a CPU second of each, the median over repeats in turn, after one run of each to warm up."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats + 1):
@@ -169,7 +170,7 @@ def redaction(documents: int) -> Figures:
     for language in PEER_LANGUAGE:
         texts = read_texts(f"pretrain/{language}", documents)
         table = pl.DataFrame({"text": texts})
-        rates = compare({"ours": lambda table=table: redact(table, RedactConfig())}, {"ours": megabytes(texts)})
+        rates = compare({"ours": partial(redact, table, RedactConfig())}, {"ours": megabytes(texts)})
         figures[language] = rates["ours"]
     return figures
 
@@ -179,7 +180,7 @@ def normalisation(documents: int) -> Figures:
     for language in PEER_LANGUAGE:
         texts = read_texts(f"pretrain/{language}", documents)
         table = pl.DataFrame({"text": texts})
-        rates = compare({"ours": lambda table=table: normalize(table, NormalizeConfig())}, {"ours": megabytes(texts)})
+        rates = compare({"ours": partial(normalize, table, NormalizeConfig())}, {"ours": megabytes(texts)})
         figures[language] = rates["ours"]
     return figures
 
@@ -216,7 +217,7 @@ def extractors() -> dict[str, Callable[[bytes, str | None], str]]:
         return lambda page, kind: extract_html(page, content_type=kind, config=config).text or ""
 
     def resiliparse(page: bytes, _kind: str | None) -> str:
-        return extract_plain_text(bytes_to_str(page, detect_encoding(page)), main_content=True)
+        return extract_plain_text(bytes_to_str(page, detect_encoding(page) or "utf-8"), main_content=True)
 
     return {
         "ours accurate": ours("accurate"),
@@ -227,14 +228,15 @@ def extractors() -> dict[str, Callable[[bytes, str | None], str]]:
     }
 
 
+def extract_all(extract: Callable[[bytes, str | None], str], pages: list[tuple[str, str | None, bytes]]) -> list[str]:
+    return [extract(page, kind) for _, kind, page in pages]
+
+
 def extraction(_documents: int) -> Figures:
     figures: Figures = {}
     for name in ("open-zh", "open-en"):
         pages = read_pages(name)[::2]
-        works = {
-            extractor: lambda extract=extract, pages=pages: [extract(page, kind) for _, kind, page in pages]
-            for extractor, extract in extractors().items()
-        }
+        works = {extractor: partial(extract_all, extract, pages) for extractor, extract in extractors().items()}
         figures[f"pages a second, {name}"] = compare(works, dict.fromkeys(works, float(len(pages))), repeats=2)
     rows = [json.loads(line) for line in (PROJECT / "samples" / "manifest.jsonl").open(encoding="utf-8")]
     for language in ("zh", "en"):
