@@ -8,6 +8,7 @@ that a cue word calls an order, a version, a checksum or an ISBN stays.
 
 from __future__ import annotations
 
+import collections
 import functools
 import ipaddress
 import operator
@@ -87,7 +88,7 @@ _OWN_CARD = re.compile(
     re.IGNORECASE,
 )
 _IN_PATH = re.compile(
-    r"(?<!tel)(?<!phone)(?<!mobile)(?<!fax)(?<!wechat)(?<!qq)(?<!(?<![0-9A-Za-z])vx)[0-9A-Za-z_.~%-]/$", re.IGNORECASE
+    r"[0-9A-Za-z_.~%-](?<!tel)(?<!phone)(?<!mobile)(?<!fax)(?<!wechat)(?<!qq)(?<!mail)(?<!ip)/$", re.IGNORECASE
 )
 _AFTER_ANOTHER = re.compile(r"(?:^|[^0-9A-Za-z_./-])\+?[0-9][0-9 .()-]{5,}[0-9]/$", re.ASCII)
 _IS_VERSION = re.compile(
@@ -151,9 +152,10 @@ class _Pattern:
 
     Any of `search` selects. They stand apart because each alone has a literal that the engine looks for first; joined
     into one expression they have none, and cost ten times as much.
-    Where `exact` has a group `number` that took part, that group alone is masked, else the whole match.
+    Where `exact` has a group `number`, that group alone is masked, else the whole match.
     """
 
+    kind: PersonalData
     search: tuple[str, ...]
     exact: re.Pattern[str]
     check: Callable[[re.Match[str], RedactConfig], bool]
@@ -234,22 +236,26 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
     )
 
 
-_PATTERNS: dict[PersonalData, _Pattern] = {
-    "email": _Pattern(
+_PATTERNS: tuple[_Pattern, ...] = (
+    _Pattern(
+        kind="email",
         search=(r"[0-9A-Za-z_+-]@[0-9A-Za-z]", r"＠[0-9A-Za-z]"),
         exact=re.compile(
             r"(?<![0-9A-Za-z_])[0-9A-Za-z_](?:[0-9A-Za-z_%+-]|\.(?=[0-9A-Za-z_%+-])){0,63}"
             r"[@＠](?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.)+"
-            r"(?:(?:com|net|org|edu|gov|cn)(?=[0-9])|(?:[A-Za-z]{2,24}|xn--[0-9A-Za-z]{2,40})(?![0-9A-Za-z]|-[0-9A-Za-z]))"
+            r"(?:(?:com|net|org|edu|gov|cn)(?=[0-9])"
+            rf"|(?:[A-Za-z]{{2,24}}?|xn--[0-9A-Za-z]{{2,40}}?)(?!{_WORD_AFTER.replace('_]', ']')}|-[0-9A-Za-z]))"
         ),
         check=_check_email,
     ),
-    "id_card": _Pattern(
+    _Pattern(
+        kind="id_card",
         search=(r"[0-9]{17}[0-9Xx]|[0-9]{6}[ -][0-9]{8}[ -][0-9]{3}[0-9Xx]",),
         exact=re.compile(_DIGITS_BEFORE + r"[1-8]\d{5}([ -]?)\d{8}\1\d{3}[0-9Xx]" + _DIGITS_AFTER, re.ASCII),
         check=_check_identity_card,
     ),
-    "bank_card": _Pattern(
+    _Pattern(
+        kind="bank_card",
         search=(
             r"[0-9]{15}|[0-9]{4}[ -][0-9]{4,6}[ -][0-9]{4,5}",
             rf"[0-9]{{4}}[ \x{{a0}}{_SEARCHED_DASH}][0-9]{{4}}[ \x{{a0}}{_SEARCHED_DASH}][0-9]{{4}}",
@@ -264,7 +270,8 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         ),
         check=_check_bank_card,
     ),
-    "mobile": _Pattern(
+    _Pattern(
+        kind="mobile",
         search=(rf"1[3-9][0-9]{_SEARCHED_GAP}[0-9]{{4}}{_SEARCHED_GAP}[0-9]{{4}}",),
         exact=re.compile(
             rf"{_PHONE_BEFORE}(?:{_CHINA}{_GAP}|86[ {_DASH}]|(?<=[:：话話机機])86)?"
@@ -273,13 +280,12 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         ),
         check=_is_own_number,
     ),
-    "landline": _Pattern(
+    _Pattern(
+        kind="landline",
         search=(
             rf"0[1-9][0-9]{{1,2}}[)）]? ?{_SEARCHED_GAP} ?[1-9][0-9]{{2,3}}{_SEARCHED_GAP}[0-9]{{4}}",
             rf"86[)）]?{_SEARCHED_GAP}[(（]?0?[)）]?[1-9][0-9]{{1,2}}[)）]?{_SEARCHED_GAP}[1-9][0-9]{{2}}",
             rf"[48]00[ {_SEARCHED_DASH}][0-9]{{3,4}}",
-            r"(?:[Tt]el|TEL|[Ff]ax|FAX|[Pp]hone|PHONE|[Mm]obile|MOBILE|[Cc]ell|[Hh]otline|WhatsApp|Whatsapp).{0,14}[0-9]{3}",
-            r"(?:电话|電話|座机|座機|热线|熱線|传真|傳真|手机|手機|联系方式).{0,7}[+(0-9]",
         ),
         exact=re.compile(
             rf"{_PHONE_BEFORE}(?<![0-9]-)(?<!\+1[ .-])"
@@ -287,30 +293,41 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
             rf"|[(（]0{_AREA}[)）]{_GAP}|0{_AREA}(?:[ ]?[{_DASH}][ ]?|[ ](?=[2-9])))"
             rf"[1-9]\d{{2,3}}[ {_DASH}]?\d{{4}}"
             rf"|0(?:10|2\d)[2-9]\d{{7}}|[48]00[ {_DASH}]\d{{3,4}}[ {_DASH}]\d{{3,4}})"
-            rf"{_EXTENSION}{_DIGITS_AFTER}"
-            rf"|{_PHONE_CUE}(?P<number>\d{{7,8}}|\d{{3,4}}[ -]\d{{4}}|0[3-9]\d{{8,10}}|[48]00\d{{7}}"
-            rf"|0\d{{2,4}}[ -]?\d{{3,4}}[ -]?\d{{3,4}}|\(?[2-9]\d{{2}}\)?[ .-]?\d{{3}}[ .-]?\d{{4}}"
-            rf"|(?:00[1-9]|\+)\d(?:[ -]?\d){{6,12}}){_EXTENSION}{_DIGITS_AFTER}",
+            rf"{_EXTENSION}{_DIGITS_AFTER}",
             re.ASCII | re.IGNORECASE,
         ),
-        check=lambda match, config: (
-            not _DATE.fullmatch(match["number"]) if match["number"] else _is_own_number(match, config)
-        ),
+        check=_is_own_number,
     ),
-    "international_phone": _Pattern(
+    _Pattern(
+        kind="international_phone",
         search=(
             r"\+[0-9][0-9 \-.()]{8}|[0-9]{3}[-.)][ -]?[0-9]{3}[-. ][0-9]{4}",
             r"＋[0-9]",
         ),
         exact=re.compile(
-            rf"{_PHONE_BEFORE}(?:[+＋]\d{{1,3}}(?:[ \-.]?\(\d{{1,4}}\))?(?:[ \-.]?\d{{2,5}}){{2,5}}"
+            rf"{_PHONE_BEFORE}(?:[+＋]\d{{1,3}}(?:[ \-.]?\(\d{{1,4}}\)|[ \-.]\d)?(?:[ \-.]?\d{{2,5}}){{2,5}}"
             r"|(?:\+?1[ \-.]?)?(?:\([2-9]\d{2}\)[ -]?|[2-9]\d{2}-)\d{3}[-. ]\d{4}"
             rf"|(?:1[.])?[2-9]\d{{2}}\.[2-9]\d{{2}}\.\d{{4}}){_EXTENSION}{_DIGITS_AFTER}",
             re.ASCII,
         ),
         check=lambda match, config: 8 <= len(_digits(match.group())) <= 19 and _is_own_number(match, config),
     ),
-    "ipv4": _Pattern(
+    _Pattern(  # what only its cue word tells, so after all that is told by itself
+        kind="landline",
+        search=(
+            r"(?:[Tt]el|TEL|[Ff]ax|FAX|[Pp]hone|PHONE|[Mm]obile|MOBILE|[Cc]ell|[Hh]otline|WhatsApp|Whatsapp).{0,14}[0-9]{3}",
+            r"(?:电话|電話|座机|座機|热线|熱線|传真|傳真|手机|手機|联系方式).{0,7}[+(0-9]",
+        ),
+        exact=re.compile(
+            rf"{_PHONE_CUE}(?P<number>\d{{7,8}}|\d{{3,4}}[ -]\d{{4}}|0[3-9]\d{{8,10}}|[48]00\d{{7}}"
+            rf"|0\d{{2,4}}[ -]?\d{{3,4}}[ -]?\d{{3,4}}|\(?[2-9]\d{{2}}\)?[ .-]?\d{{3}}[ .-]?\d{{4}}"
+            rf"|(?:00[1-9]|\+)\d(?:[ -]?\d){{6,12}}){_EXTENSION}{_DIGITS_AFTER}",
+            re.ASCII | re.IGNORECASE,
+        ),
+        check=lambda match, _config: not _DATE.fullmatch(match["number"]),
+    ),
+    _Pattern(
+        kind="ipv4",
         search=(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}",),
         exact=re.compile(
             rf"(?=[0-9])(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z_][.-])|(?<=\.\d-)|(?<=\.\d\d-)|(?<=\.\d\d\d-)|{_LED_IN})"
@@ -319,7 +336,8 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         ),
         check=_check_address,
     ),
-    "ipv6": _Pattern(
+    _Pattern(
+        kind="ipv6",
         search=(
             r"[0-9A-Fa-f]:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:",
             r"[0-9][0-9A-Fa-f]{0,3}::[0-9A-Fa-f]",
@@ -332,7 +350,8 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         ),
         check=_check_address,
     ),
-    "qq": _Pattern(
+    _Pattern(
+        kind="qq",
         search=(
             r"(?i)qq.{0,20}[1-9][0-9]{4}",
             r"(?i)(?:加q|q群|q号|q號).{0,20}[1-9][0-9]{4}",
@@ -348,7 +367,8 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         ),
         check=_always,
     ),
-    "wechat": _Pattern(
+    _Pattern(
+        kind="wechat",
         search=(
             r"(?i)微信|wechat|we-chat|weixin|薇信|威信|v信|加[vx微]",
             r"(?i)[vw]x[号 :：=（(].{0,4}[0-9A-Za-z]",
@@ -362,48 +382,46 @@ _PATTERNS: dict[PersonalData, _Pattern] = {
         ),
         check=_check_wechat,
     ),
-}
+)
 
 
-def redact_text(text: str, kinds: list[PersonalData], config: RedactConfig) -> tuple[str, dict[PersonalData, int]]:
-    """The text with the personal data of these kinds masked, and how many spans of each were."""
-    counts: dict[PersonalData, int] = {}
-    for kind in kinds:
-        pattern = _PATTERNS[kind]
+def _redact_text(text: str, patterns: list[_Pattern], config: RedactConfig) -> tuple[str, collections.Counter[str]]:
+    """The text with what these patterns find masked, and how many spans of each kind were."""
+    counts: collections.Counter[str] = collections.Counter()
+    for pattern in patterns:
         pieces, end, found = [], 0, 0
         for match in pattern.exact.finditer(text):
             if not pattern.check(match, config):
                 continue
-            start, stop = match.span("number" if match.groupdict().get("number") else 0)
-            pieces += [text[end:start], config.placeholder.replace("{type}", kind)]
+            start, stop = match.span("number" if "number" in pattern.exact.groupindex else 0)
+            pieces += [text[end:start], config.placeholder.replace("{type}", pattern.kind)]
             end, found = stop, found + 1
         if found:
             text = "".join(pieces) + text[end:]
-            counts[kind] = found
+            counts[pattern.kind] += found
     return text, counts
 
 
 def _suspects(texts: pl.Series, pattern: _Pattern) -> pl.Series:
-    hits = [texts.str.contains(search) for search in pattern.search]
-    return functools.reduce(operator.or_, hits)
+    return functools.reduce(operator.or_, (texts.str.contains(search) for search in pattern.search))
 
 
 def redact(table: pl.DataFrame, config: RedactConfig) -> pl.DataFrame:
     """`table` with personal data in `text` masked, `redactions` spans a document and `redacted_<kind>` of each kind."""
     texts = table["text"].fill_null("")
-    kinds = [kind for kind in KINDS if kind in config.types]
-    suspects = {kind: _suspects(texts, _PATTERNS[kind]) for kind in kinds}
-    found: dict[PersonalData, list[int]] = {kind: [0] * table.height for kind in kinds}
-    hit = pl.select(pl.any_horizontal(*suspects.values()))[:, 0] if table.height else pl.Series(dtype=pl.Boolean)
-    rows = hit.arg_true().to_list()
+    patterns = [pattern for pattern in _PATTERNS if pattern.kind in config.types]
+    suspects = [_suspects(texts, pattern) for pattern in patterns]
+    found = {kind: [0] * table.height for kind in KINDS if kind in config.types}
+    rows = functools.reduce(operator.or_, suspects).arg_true().to_list()
     changed = []
     for row, text in zip(rows, texts.gather(rows), strict=True):
-        masked, counts = redact_text(text, [kind for kind in kinds if suspects[kind][row]], config)
+        suspected = [pattern for pattern, rows_of_it in zip(patterns, suspects, strict=True) if rows_of_it[row]]
+        masked, counts = _redact_text(text, suspected, config)
         changed.append(masked)
-        for kind, count in counts.items():
-            found[kind][row] = count
+        for kind in found.keys() & counts.keys():
+            found[kind][row] = counts[kind]
     if rows:
         texts = texts.clone().scatter(rows, pl.Series(changed, dtype=pl.String))
-    counts_by_kind = [pl.Series(f"redacted_{kind}", found[kind], dtype=pl.Int32) for kind in kinds]
+    counts_by_kind = [pl.Series(f"redacted_{kind}", found[kind], dtype=pl.Int32) for kind in found]
     total = pl.select(pl.sum_horizontal(*counts_by_kind).cast(pl.Int32).alias("redactions"))["redactions"]
     return table.with_columns(texts.alias("text"), total.alias("redactions"), *counts_by_kind)
