@@ -44,6 +44,8 @@ class IngestConfig:
 
     split_mb: float = 64.0
     """A larger file (as it lies on disk) is read by several tasks, which take its records in turn."""
+    max_parts: int = 8
+    """Tasks that share one file, at the most: each reads past the others' records."""
     pack_mb: float = 1.0
     """Smaller files are read together by one task, up to this size."""
     shard_mb: float = 32.0
@@ -57,6 +59,8 @@ class IngestConfig:
         for name in ("split_mb", "pack_mb", "shard_mb", "max_record_mb", "max_ratio"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"ingest.{name} is {getattr(self, name)}: expected more than 0")
+        if self.max_parts < 1:
+            raise ValueError(f"ingest.max_parts is {self.max_parts}: expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,8 @@ def cut_into_units(files: list[InputFile], config: IngestConfig, limit: int | No
     size = 0.0
     for index, file in enumerate(files):
         own = None if limit is None else share_of(limit, index, len(files))
-        parts = 1 if file.format in WHOLE or limit is not None else max(1, round(file.size / (config.split_mb * 1e6)))
+        whole = file.format in WHOLE or limit is not None
+        parts = 1 if whole else min(config.max_parts, max(1, round(file.size / (config.split_mb * 1e6))))
         if packed and size + file.size > config.pack_mb * 1e6:
             units.append(packed)
             packed, size = [], 0.0

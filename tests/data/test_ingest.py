@@ -19,11 +19,11 @@ from warcio.warcwriter import WARCWriter
 
 from data.config import CorpusConfig
 from data.engine import RunOptions, run_stage
-from data.ingest import IngestConfig
+from data.ingest import IngestConfig, cut_into_units
 from data.pipeline import EngineConfig
 from data.readers import Fields
 from data.schema import DOCUMENT_COLUMNS, REJECT_COLUMNS, content_digest, document_id
-from data.sources import SourceConfig, find_inputs
+from data.sources import InputFile, SourceConfig, find_inputs
 from data.stages import stage_named
 from tests.data.small_corpus import articles, record
 
@@ -170,6 +170,22 @@ def test_file_too_large_for_one_task_is_split_by_records(tmp_path: Path) -> None
     assert len(record(tmp_path / "split", "ingest")["files"]) > 6
     assert split.height == whole.height == 1500
     assert split.sort("id").equals(whole.sort("id"))
+
+
+def test_a_huge_file_is_not_read_more_often_than_max_parts() -> None:
+    config = IngestConfig(split_mb=1, max_parts=5)
+    sizes = {"small": 400_000, "large": 3_000_000, "huge": 900_000_000}
+    for name, parts in (("small", 1), ("large", 3), ("huge", 5)):
+        file = InputFile(
+            path=name,
+            name=name,
+            format="jsonl",
+            compression="none",
+            size=sizes[name],
+            fingerprint="",
+            source=SourceConfig(path=name),
+        )
+        assert sum(map(len, cut_into_units([file], config, None))) == parts
 
 
 def test_ids_do_not_depend_on_how_the_input_is_cut(tmp_path: Path) -> None:
