@@ -159,7 +159,7 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, pla
                     ended = pending = False
                 dots = dots + 1 if code_point == 46 else 0
                 first, last = first if first != 0 else code_point, code_point
-            final = code_point
+            final = np.int64(buffer[i + width - 1]) if code_point < 0x80 else code_point  # of an address, its last
             i += width
 
 

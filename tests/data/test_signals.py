@@ -135,6 +135,7 @@ def test_names_of_counts_match_the_kernels() -> None:
         (CHINESE, "terminal_line_share", 1.0),
         ("他说：“走吧。”", "terminal_line_share", 1.0),  # a closing quote after the mark
         ("他说：“走吧。”", "stop_line_share", 0.0),  # FineWeb's rule does not see through it
+        ("See http://a.example/x.\nSee www.a.example/x", "stop_line_share", 0.5),  # the mark is read as of the address
         ("第一行。\n第二行\n", "terminal_line_share", 0.5),
         ("首页 | 新闻 | 下载 | 关于", "prose_share", 0.0),
         ("首页  新闻  下载  关于  论坛  帮助  登录  注册  搜索  排行", "prose_share", 0.0),
