@@ -48,10 +48,10 @@ class RedactConfig:
 # number or the next one in may stand right beside it, as lines that were joined leave them ("Tel13800138000QQ：12345").
 _LED_IN = "(?i:" + "|".join(
     f"(?<={word})" for word in (
-        "tel", r"tel\.", "phone", "mobile", r"mob\.", "fax", "cell", "call", "number", r"no\.", "card", "id", "ip",
-        "qq", "mail", "host", "address",
+        "tel", r"tel\.", "phone", "mobile", r"mob\.", "fax", "cell", "call", "number", r"no\.", "card", "qq",
+        "mail", "host", "address",
     )
-) + ")"  # fmt: skip
+) + "|(?<![a-z]id)(?<=id)|(?<![a-z]ip)(?<=ip))"  # fmt: skip
 _NEXT_LED_IN = (
     r"(?i:qq|id[^a-z]|ip[^a-z]|ipv[46]|tel|fax|e-?mail|we-?chat|weixin|[vw]x[^a-z]|phone|mobile|cell[^a-z]|ext|card"
     r"|call|addr|contact)"
@@ -75,8 +75,8 @@ _PHONE_CUE = (
 _OTHER_NUMBER = re.compile(
     r"(?:(?<![a-z加])(?:order|invoice|tracking|serial|sku|ref|reference|build|version|versions|ver|v|release|revision|rev|"
     r"firmware|driver|patch|sdk|checksum|sha-?\d*|md5|crc\d*|isbn(?:-1[03])?|issn|doi|oid|rfc|pi|commit|id|barcode|"
-    r"(?:ticket|part|case|item|model|batch|lot|product|catalog|receipt|transaction)(?=[ ]?(?:no|num|id|code|#)))"
-    r"[ ]?(?:no|number|num|id|code)?\.?"
+    r"(?:ticket|part|case|item|model|batch|lot|product|catalog|receipt|transaction)(?=[ ]?(?:no|num|id|code|#))|ticket)"
+    r"\.?[ ]{0,2}(?:no|number|num|id|code)?\.?"
     r"|(?:[单單编編批票货貨型]|序列|流水|交易|合同|版本|文件|案件|档案|订单编|商品|产品|条形?)[号號码碼]码?|订单|訂單|编码|"
     r"书号|版本|固件|驱动(?:程序)?|补丁|内核|升级到|更新到|升級到|校验[和码]?|哈希值?|对象标识符|号码牌)"
     r"[ \t:：#=为為是]*$",
@@ -95,7 +95,8 @@ _IS_VERSION = re.compile(
     r"[ ]?(?:版|及以[上后]|version|release|build|and (?:later|above|newer)|[小章]?[节節]|[章条條款])", re.IGNORECASE
 )
 _IS_SECTION = re.compile(
-    r"(?:[第图圖表式§]|(?<![a-z])(?:sections?|sec|chapter|figure|fig|table|clause|appendix|part|step)\.?)[ ]?$",
+    r"(?:[第图圖表式§]|(?<![a-z])(?:sections?|sec|chapter|figure|fig|table|clause|appendix|part|step)\.?"
+    r"|(?<![a-z])(?:windows|chrome|chromium|firefox|safari|edge|opera|android|ios|macos|office|oracle|java|jdk))[ ]?$",
     re.IGNORECASE,
 )
 
@@ -190,7 +191,7 @@ def _check_bank_card(match: re.Match[str], _config: RedactConfig) -> bool:
 
 _DATE = re.compile(r"(?:19|20)[0-9]{2}[ -]?(?:0[1-9]|1[0-2])[ -]?[0-3][0-9]|(?:19|20)[0-9]{2}[ -](?:19|20)[0-9]{2}")
 _HAS_DIGIT = re.compile(r"[0-9_]")
-_HAS_DIGITS = re.compile(r"[0-9].*[0-9].*[0-9]|^wxid_", re.IGNORECASE)
+_LIKE_A_NAME = re.compile(r"[0-9].*[0-9].*[0-9]|^wxid_|[_-].*[0-9]", re.IGNORECASE)
 
 
 def _check_wechat(match: re.Match[str], _config: RedactConfig) -> bool:
@@ -203,11 +204,13 @@ def _check_wechat(match: re.Match[str], _config: RedactConfig) -> bool:
         return False
     if told:
         return bool(_HAS_DIGIT.search(name)) if re.match(r"[vw]x|weixin", cue) else True
+    if re.fullmatch(r"[vw]x", cue):  # the head of a longer name, as of "wxid_"
+        return False
     if re.search(r"[是为為]\s*$|[号號][码碼]?\s*$|加", cue):
         return bool(_HAS_DIGIT.search(name)) or (cue.endswith(("加微信", "是", "为", "為")) and name.islower())
     if re.search(r"\sis\s|\s(?:id|account|number|no\.?)\s", cue):
         return bool(_HAS_DIGIT.search(name))
-    return bool(_HAS_DIGITS.search(name))
+    return bool(_LIKE_A_NAME.search(name))
 
 
 def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
@@ -354,14 +357,16 @@ _PATTERNS: tuple[_Pattern, ...] = (
         kind="qq",
         search=(
             r"(?i)qq.{0,20}[1-9][0-9]{4}",
-            r"(?i)(?:加q|q群|q号|q號).{0,20}[1-9][0-9]{4}",
-            r"(?:扣扣|企鹅号).{0,20}[1-9][0-9]{4}",
+            r"(?i)(?:加q|q群|q号|q號|q q).{0,20}[1-9][0-9]{4}",
+            r"(?:扣扣|企鹅|群号|群號).{0,20}[1-9][0-9]{4}",
         ),
         exact=re.compile(
-            r"(?:(?<![A-Za-z])qq|qq(?=[群号號:：])|(?-i:(?<=[a-z])QQ)|加q|(?<![A-Za-z])q(?=[群号號])|扣扣|企鹅(?=号))"
-            r"(?:[/、和或&][ ]?(?:微信|wechat|vx|电话|手机))?"
-            r"(?:[交技官客学讨][流术方服习论])?群?(?:[号號][码碼]?|[ ]?(?:no\.?|number|id)(?![a-z]))?"
-            r"(?:\s*[:：=#是为為(（「【\[]+\s*|\s+is:?\s+|\s+|(?=\d))"
+            r"(?:(?<![A-Za-z])q ?q|qq(?=[群号號:：])|(?-i:(?<=[a-z])(?:QQ|Q(?=[群号號])))"
+            r"|加q|(?<![A-Za-z])q(?=[群号號])|扣扣|企鹅(?=[号:：])|(?=群[号號]))"
+            r"(?:[ ]?[/、和或&][ ]?(?:微信|wechat|vx|电话|手机))?"
+            r"(?:[交技官客学讨][流术方服习论])?(?:群|[ ]group)?"
+            r"(?:[帐账]?[号號][码碼]?|[ ]?(?:no\.?|number|id)(?![a-z]))?"
+            r"(?:\s*[:：=#是为為(（「【\[]+\s*|\s+(?:is|at):?\s+|\s+|[-–](?=\d{6})|(?=\d))"
             rf"(?P<number>[1-9]\d{{4,10}})(?!{_WORD_AFTER}|\.\d)",
             re.ASCII | re.IGNORECASE,
         ),
@@ -374,9 +379,12 @@ _PATTERNS: tuple[_Pattern, ...] = (
             r"(?i)[vw]x[号 :：=（(].{0,4}[0-9A-Za-z]",
         ),
         exact=re.compile(
-            r"(?P<cue>(?:(?<!添)加)?(?:微信|薇信|威信|v信)(?:[号號][码碼]?|[帐账賬][号號]|[ ]?id(?![a-z]))?"
-            r"|加(?:微|vx?|x)|we-?chat(?:[ -]?(?:id|account|number|no\.?)(?![a-z]))?|weixin|(?<![0-9A-Za-z_.])[vw]x号?)"
-            r"(?P<led>\s*[:：=(（「【\[]+\s*|\s*[是为為][:：]?\s*|\s+is:?\s+|\s*)"
+            r"(?P<cue>(?:(?<!添)加(?:[我他她你]的?)?)?(?:微信|薇信|威信|v信)"
+            r"(?:[号號][码碼]?|[帐账賬][号號]|[ ]?id(?![a-z]))?"
+            r"|加(?:微|vx?|x)|we-?chat(?:[ -]?(?:id|account|number|no\.?)(?![a-z]))?|weixin"
+            r"|(?<![0-9A-Za-z_.])[vw]x号?|(?-i:(?<=[a-z])[VW]X(?=[:：])))"
+            r"(?:[ ]?[/、和或&][ ]?(?:电话|手机|qq|phone|mobile|tel)|联系|搜索?)?"
+            r"(?P<led>\s*[:：=(（「【\[]+\s*|\s*[是为為][:：]?\s*|\s+is:?\s+|[ ](?:me[ ])?at[ ]|[ ]?[-–/][ ]?|\s*)"
             r"(?P<number>[a-z][-_a-z0-9]{5,19}|[1-9]\d{5,10})(?![0-9A-Za-z_-])",
             re.ASCII | re.IGNORECASE,
         ),
