@@ -78,8 +78,8 @@ _OTHER_NUMBER = re.compile(
     r"(?:ticket|part|case|item|model|batch|lot|product|catalog|receipt|transaction)(?=[ ]?(?:no|num|id|code|#))|ticket)"
     r"\.?[ ]{0,2}(?:no|number|num|id|code)?\.?"
     r"|(?:[单單编編批票货貨型]|序列|流水|交易|合同|版本|文件|案件|档案|订单编|商品|产品|条形?)[号號码碼]码?|订单|訂單|编码|"
-    r"书号|版本|固件|驱动(?:程序)?|补丁|内核|升级到|更新到|升級到|校验[和码]?|哈希值?|对象标识符|号码牌)"
-    r"[ \t:：#=为為是]*$",
+    r"书号|版本|固件|驱动(?:程序)?|补丁|内核|升级到|更新到|升級到|校验[和码]?|哈希值?|对象标识符|号码牌|version)"
+    r"[ \t:：#=为為是\"'`*]*$",
     re.IGNORECASE,
 )
 _OWN_CARD = re.compile(
@@ -99,6 +99,7 @@ _IS_SECTION = re.compile(
     r"|(?<![a-z])(?:windows|chrome|chromium|firefox|safari|edge|opera|android|ios|macos|office|oracle|java|jdk))[ ]?$",
     re.IGNORECASE,
 )
+_IS_HEADING = re.compile(r"(?:^|\n)#{1,6}[ ]$")
 
 
 def _called_otherwise(text: str, start: int) -> bool:
@@ -220,7 +221,8 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
         return False
     if _called_otherwise(match.string, match.start()) or _IS_VERSION.match(match.string, match.end()):
         return False
-    if _IS_SECTION.search(match.string[max(0, match.start() - 10) : match.start()]):
+    before = match.string[max(0, match.start() - 10) : match.start()]
+    if _IS_SECTION.search(before) or (_IS_HEADING.search(before) and re.match(r"[12]?[0-9]\.", match.group())):
         return False
     if config.private_addresses:
         return True
@@ -231,6 +233,7 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
             or (first, second) in ((192, 168), (169, 254))
             or (first == 172 and 16 <= second < 32)
             or match.group().startswith("1.3.6.")  # the root of most object identifiers
+            or match.group().endswith(".0.0")  # a network's or a version's, and no machine's
         )
         return not inside and first < 224
     return (
