@@ -243,3 +243,192 @@ def test_every_draw_of_a_look_alike_stays(kind: str) -> None:
     table = redact(pl.DataFrame({"text": texts}), RedactConfig())
     assert table["text"].to_list() == texts
     assert table["redactions"].sum() == 0
+
+
+# The law of frames: every spelling of a kind, behind every cue of its own or none, between any two neighbours
+def groups(number: str, *sizes: int, gap: str) -> str:
+    ends = itertools.accumulate(sizes)
+    return gap.join(number[end - size : end] for end, size in zip(ends, sizes, strict=True))
+
+
+def spelled_mobile() -> str:
+    prefix = DRAW.choice(["", "", "+86 ", "+86-", "+86", "0086", "0086 ", "(+86)", "(+86) ", "（+86）", "86-", "86 "])
+    sizes, gap = DRAW.choice([((11,), ""), ((3, 4, 4), " "), ((3, 4, 4), "-"), ((3, 4, 4), "."), ((3, 8), " ")])
+    return prefix + groups(mobile(), *sizes, gap=gap)
+
+
+def spelled_card() -> str:
+    size = DRAW.choice([16, 19])
+    prefix = DRAW.choice(["621700", "622202", "622848"] + ["411111", "510510"] * (size == 16))
+    number = luhn(prefix + digits(size - 7))
+    sizes = (4, 4, 4, 4, 3)[: (size + 3) // 4]
+    return DRAW.choice([number, groups(number, *sizes, gap=" "), groups(number, *sizes, gap="-")])
+
+
+def spelled_identity_card() -> str:
+    number = identity_card()
+    return DRAW.choice([number, number.lower(), groups(number, 6, 8, 4, gap=" "), groups(number, 6, 8, 4, gap="-")])
+
+
+def spelled_landline() -> str:
+    areas = [
+        "010-",
+        "021-",
+        "0571-",
+        "(010) ",
+        "（021）",
+        "(0755)",
+        "0755 ",
+        "010－",
+        "+86 10 ",
+        "+86-571-",
+        "0086-21-",
+    ]
+    number = DRAW.choice("2345678") + DRAW.choice([digits(7), f"{digits(3)} {digits(4)}", f"{digits(3)}-{digits(4)}"])
+    extension = DRAW.choice(["", "", "", "转801", "-8001", " 转 12", " ext. 12"])
+    return DRAW.choice([*areas, "+86 (10) ", "86-10-"]) + number + extension
+
+
+def spelled_foreign_phone() -> str:
+    area, office, line = DRAW.randrange(201, 399), DRAW.randrange(200, 999), digits(4)
+    return DRAW.choice([
+        f"({area}) {office}-{line}", f"({area}){office}-{line}", f"{area}-{office}-{line}",
+        f"+1 {area} {office} {line}", f"+1-{area}-{office}-{line}", f"1-{area}-{office}-{line}",
+        f"+1 ({area}) {office}-{line}",
+        f"{area}.{office}.{line}", f"+44 20 7{digits(3)} {digits(4)}", f"+852 9{digits(3)} {digits(4)}",
+        f"+49 30 {digits(6)}", f"+81-3-{digits(4)}-{digits(4)}",
+        f"+33 1 {digits(2)} {digits(2)} {digits(2)} {digits(2)}",
+    ])  # fmt: skip
+
+
+def spelled_email() -> str:
+    name = DRAW.choice(["li.wei", "zhang_san", "j.doe", "a.b+c", "a-b", "_x", "o.x%y", "W"]) + DRAW.choice(["", "07"])
+    return (
+        name + DRAW.choice("@@@＠") + DRAW.choice(["example.com", "mail.example.org", "b.cn", "a-b.com.cn", "x.museum"])
+    )
+
+
+def spelled_ipv6() -> str:
+    one, two = (f"{DRAW.randrange(1, 65535):x}" for _ in range(2))
+    return DRAW.choice([f"2001:db8::{one}", f"2001:db8::{one}:{two}", PERSONAL["ipv6"](), f"240e:{one}:{two}::1"])
+
+
+SPELLINGS = {
+    "email": spelled_email,
+    "mobile": spelled_mobile,
+    "id_card": spelled_identity_card,
+    "bank_card": spelled_card,
+    "ipv4": PERSONAL["ipv4"],
+    "ipv6": spelled_ipv6,
+    "landline": spelled_landline,
+    "international_phone": spelled_foreign_phone,
+    "qq": lambda: DRAW.choice("123456789") + digits(DRAW.randrange(5, 10)),
+    "wechat": lambda: DRAW.choice(["wx_", "abc", "lily", "li_ming", "Amy", "zhang-wei"]) + digits(DRAW.randrange(3, 7)),
+}
+CUES = {
+    "email": "邮箱|邮箱：|E-mail: |Email:|电子邮件 |mailto:|<|联系 |Mail me at ",
+    "mobile": "手机|手机：|电话|Tel: |Tel:|Tel|Tel.|Phone |Mobile: |请拨打|联系电话为|Call me at |微信/手机：|tel/|"
+    "电话/",
+    "id_card": "身份证号|身份证：|身份证号码为|ID number |ID Number: |ID: |ID card no. |ID No.|ID|证件号码|"
+    "证件编号：|my id is ",
+    "bank_card": "卡号|卡号：|银行卡|银行账户：|账号:|Card: |Card number |Card No.|工行|信用卡号为|Bank account: |"
+    "银行卡编号：",
+    "ipv4": "IP：|IP |IP|ip:|服务器地址|from |IP address: |登录 IP 为 |http://|ping |@|host ",
+    "ipv6": "IPv6：|IPv6: |IPv6:|IP:|from |source address |地址|[|http://[",
+    "landline": "座机：|座机|办公电话|传真 |传真:|热线：|Tel: |Tel:|Fax|Fax: |Tel.|电话|请致电|call |T: ",
+    "international_phone": "Call |call|Phone: |Tel:|电话|电话：|WhatsApp: |fax |手机：|at |(office) ",
+    "qq": "QQ：|QQ:|QQ |QQ|qq|加QQ|加qq：|加Q|加Q：|qq号 |QQ号码：|QQ群|QQ群号：|QQ交流群：|Q群：|QQ是|我的QQ号是|"
+    "QQ number |my QQ is |QQ No. |扣扣：|企鹅号：|QQ（|QQ/微信：|QQ group: |群号：|QQ账号：",
+    "wechat": "微信：|微信:|微信号：|微信号|加微信|加我微信|添加微信|微信 |微信|微信是|微信号为|微信ID：|微信（|"
+    "WeChat: |wechat:|WeChat ID: |WeChat ID |wechat id is |my wechat is |"
+    "Wechat |VX：|vx: |VX |V信|加V|加v：|加vx |加微|薇信：|"
+    "weixin: |WX：|微信账号:|微信/电话：|手机/微信：|联系微信|WeChat me at ",
+}
+BEFORE = [
+    "",
+    "\n",
+    "见",
+    "，",
+    "。",
+    "The ",
+    "x. ",
+    "| ",
+    "“",
+    '"',
+    "(",
+    "（",
+    "- ",
+    "* ",
+    "：",
+    "; ",
+    "…",
+    "\t",
+    "【",
+    "、",
+    "1. ",
+    ">",
+]
+AFTER = [
+    "", "\n", "。", ".", "，", ",", "）", ")", "；", ";", "：", "！", "!", "？", "?",
+    "的", "吗", "联系", " and", " |", "”",
+    '"', "'s", " ", "\t", "、", "/", "】", ". The", ".\n", "...", "<br>", "QQ：", "Tel: ", " ID", "，或", "（",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPELLINGS)
+def test_every_spelling_goes_in_every_frame(kind: str) -> None:
+    DRAW.seed(f"{kind} in frames")
+    own = CUES[kind].split("|")
+    if kind not in ("qq", "wechat"):  # the others are told by themselves
+        own += [""] * 5
+    after = [
+        one for one in AFTER if kind != "wechat" or one not in ("QQ：", "Tel: ")
+    ]  # letters would go on with a name
+    frames = [(DRAW.choice(BEFORE) + DRAW.choice(own), DRAW.choice(after)) for _ in range(600)]
+    values = [SPELLINGS[kind]() for _ in frames]
+    texts = [before + value + behind for (before, behind), value in zip(frames, values, strict=True)]
+    table = redact(pl.DataFrame({"text": texts}), RedactConfig())
+    assert table["text"].to_list() == [f"{before}<{kind}>{behind}" for before, behind in frames]
+    assert table[f"redacted_{kind}"].sum() == len(texts)
+
+
+@pytest.mark.parametrize("kind", LOOK_ALIKES)
+def test_every_look_alike_stays_in_every_frame(kind: str) -> None:
+    DRAW.seed(f"{kind} in frames")
+    texts = [DRAW.choice(BEFORE) + LOOK_ALIKES[kind]() + DRAW.choice(AFTER) for _ in range(300)]
+    assert redact(pl.DataFrame({"text": texts}), RedactConfig())["text"].to_list() == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("电话：55501234", "电话：<landline>"),
+        ("Tel: 555-0132", "Tel: <landline>"),
+        ("客服热线4008105551。", "客服热线<landline>。"),
+        ("手机8613800138000", "手机<mobile>"),
+        ("13800138000/13900139000", "<mobile>/<mobile>"),
+        ("203.0.113.7-203.0.113.9", "<ipv4>-<ipv4>"),
+        ("座机：028-55076666QQ：123456789", "座机：<landline>QQ：<qq>"),
+        ("requirementsqq号 183732803", "requirementsqq号 <qq>"),
+        ("加微信zhangsanfeng，", "加微信<wechat>，"),
+        ("微信号13800138000", "微信号<mobile>"),
+        ("a@example.com..b@example.org", "<email>..<email>"),
+        ("ID number 11010519491231002X.", "ID number <id_card>."),
+    ],
+)
+def test_numbers_beside_each_other_and_told_by_their_cue(text: str, expected: str) -> None:
+    assert masked(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "微信SDK 8.0.37", "微信iphone12", "微信openid字段", "wechat is popular", "WeChat Pay and Alipay", "vxworks653",
+        "wx: 10px", "vx = velocity", "电话：2023-11-07", "热线 20231107", "Phone: 2019-2020", "手机3000000部",
+        "QQ 2013 正式版", "第 6.3.1.1 节", "section 2.7.2.1", "## 3.8.0.7", "version='6.0.0.0'", "Oracle 11.2.0.2",
+        'KeyFileVersion: "1.2.0.3"', "1.0.0.0", "pip21.2.3.4", "Windows Phone 8.1.14219.341", "grid4111111111111111",
+        "order id 11010519491231002X", "img/13800138000.jpg", "2023/11/07/13800138000",
+    ],
+)  # fmt: skip
+def test_words_beside_a_cue_stay(text: str) -> None:
+    assert masked(text) == text
