@@ -61,6 +61,7 @@ _DIGITS_BEFORE = rf"(?=[0-9])(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z_][.+-])|{_LED_IN
 _DIGITS_AFTER = rf"(?!{_WORD_AFTER}|[.-][0-9])"
 _PHONE_BEFORE = rf"(?=[0-9+＋(（])(?:(?<![0-9A-Za-z_+＋])(?<![0-9A-Za-z_]\.)|(?<=[A-Za-z])(?=[(（]|\+86)|{_LED_IN})"
 _DASH = r"\-\u2010-\u2014\uff0d"
+_CARD_CUE_END = r"[ ]?(?:[编編]?[号號][码碼]?|no\.?|number|num)?[ ]?[:：#是为為]?[ ]{0,2}"
 _GAP = rf"[ .\u00a0{_DASH}]?"
 _SEARCHED_DASH = r"\-\x{2010}-\x{2014}\x{ff0d}"  # the same for Rust's regex
 _SEARCHED_GAP = rf"[ .\x{{a0}}{_SEARCHED_DASH}]?"
@@ -91,15 +92,14 @@ _IN_PATH = re.compile(
     r"[0-9A-Za-z_.~%-](?<!tel)(?<!phone)(?<!mobile)(?<!fax)(?<!wechat)(?<!qq)(?<!mail)(?<!ip)/$", re.IGNORECASE
 )
 _AFTER_ANOTHER = re.compile(r"(?:^|[^0-9A-Za-z_./-])\+?[0-9][0-9 .()-]{5,}[0-9]/$", re.ASCII)
-_IS_VERSION = re.compile(
-    r"[ ]?(?:版|及以[上后]|version|release|build|and (?:later|above|newer)|[小章]?[节節]|[章条條款])", re.IGNORECASE
-)
-_IS_SECTION = re.compile(
-    r"(?:[第图圖表式§]|(?<![a-z])(?:sections?|sec|chapter|figure|fig|table|clause|appendix|part|step)\.?"
-    r"|(?<![a-z])(?:windows|chrome|chromium|firefox|safari|edge|opera|android|ios|macos|office|oracle|java|jdk))[ ]?$",
+_IS_VERSION = re.compile(r"[ ]?(?:版|及以[上后]|version|release|build|and (?:later|above|newer))", re.IGNORECASE)
+_BEFORE_SECTION = re.compile(
+    r"(?:(?:[第图圖表式§]|(?<![a-z])(?:sections?|sec|chapter|figure|fig|table|clause|appendix|part|step)\.?"
+    r"|(?<![a-z])(?:windows|chrome|chromium|firefox|safari|edge|opera|android|ios|macos|office|oracle|java|jdk))[ ]?"
+    r"|(?:^|\n)#{1,6}[ ])$",
     re.IGNORECASE,
 )
-_IS_HEADING = re.compile(r"(?:^|\n)#{1,6}[ ]$")
+_AFTER_SECTION = re.compile(r"[ ]?(?:[小章]?[节節]|[章条條款])")
 
 
 def _called_otherwise(text: str, start: int) -> bool:
@@ -172,7 +172,9 @@ def _check_email(match: re.Match[str], _config: RedactConfig) -> bool:
 
 
 def _is_own_number(match: re.Match[str], _config: RedactConfig) -> bool:
-    return not _called_otherwise(match.string, match.start())
+    return not _called_otherwise(match.string, match.start()) or bool(
+        re.search(r"(?<![a-z])v[ ]?[:：][ ]?$", match.string[max(0, match.start() - 4) : match.start()], re.IGNORECASE)
+    )  # a mobile behind "V：" is a WeChat name, and no version
 
 
 def _check_identity_card(match: re.Match[str], _config: RedactConfig) -> bool:
@@ -221,8 +223,13 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
         return False
     if _called_otherwise(match.string, match.start()) or _IS_VERSION.match(match.string, match.end()):
         return False
-    before = match.string[max(0, match.start() - 10) : match.start()]
-    if _IS_SECTION.search(before) or (_IS_HEADING.search(before) and re.match(r"[12]?[0-9]\.", match.group())):
+    if (
+        re.match(r"[1-4]?[0-9]\.", match.group())
+        and (  # the number of a section, a heading or a product
+            _BEFORE_SECTION.search(match.string[max(0, match.start() - 10) : match.start()])
+            or _AFTER_SECTION.match(match.string, match.end())
+        )
+    ):
         return False
     if config.private_addresses:
         return True
@@ -275,6 +282,34 @@ _PATTERNS: tuple[_Pattern, ...] = (
             re.ASCII,
         ),
         check=_check_bank_card,
+    ),
+    _Pattern(  # with the cue, those of 15 digits too, and those whose check fails: the writer calls them so
+        kind="id_card",
+        search=(
+            r"身份[证證].{0,8}[1-8][0-9]{13}",
+            r"(?:ID|[Ii]d|[Ii]dentity) (?:[Nn]umber|[Cc]ard|No|no).{0,10}[1-8][0-9]{13}",
+        ),
+        exact=re.compile(
+            rf"(?:身份[证證]件?|(?<![a-z])(?:id|identity)[ ](?=card|no|num)(?:card)?){_CARD_CUE_END}"
+            r"(?P<number>[1-8]\d{5}(?:\d{2}|(?:18|19|20)\d{2}(?=\d{7}))"
+            r"(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}"
+            rf"(?:(?<=\d{{17}})[0-9Xx])?){_DIGITS_AFTER}",
+            re.ASCII | re.IGNORECASE,
+        ),
+        check=_always,
+    ),
+    _Pattern(
+        kind="bank_card",
+        search=(
+            r"(?:卡号|卡號|银行卡|銀行卡|信用卡|储蓄卡|银行账|银行帐|銀行帳).{0,8}[0-9]{4}",
+            r"(?:[Bb]ank|[Cc]redit|[Dd]ebit) [Cc]ard.{0,12}[0-9]{4}",
+        ),
+        exact=re.compile(
+            r"(?:卡(?=[号號])|[银銀]行卡|信用卡|储蓄卡|[银銀]行[账帐帳](?:户|戶|(?=[号號]))|(?:bank|credit|debit)[ ]card)"
+            rf"{_CARD_CUE_END}(?P<number>\d{{16,19}}|\d{{4}}(?:[ -]\d{{4}}){{3}}(?:[ -]\d{{1,3}})?){_DIGITS_AFTER}",
+            re.ASCII | re.IGNORECASE,
+        ),
+        check=_always,
     ),
     _Pattern(
         kind="mobile",

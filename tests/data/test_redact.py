@@ -414,6 +414,12 @@ def test_every_look_alike_stays_in_every_frame(kind: str) -> None:
         ("微信号13800138000", "微信号<mobile>"),
         ("a@example.com..b@example.org", "<email>..<email>"),
         ("ID number 11010519491231002X.", "ID number <id_card>."),
+        ("身份证号：110105199003071234。", "身份证号：<id_card>。"),  # the check fails, but the writer calls it so
+        ("身份证 110105491231002，", "身份证 <id_card>，"),  # of fifteen digits, as before 1999
+        ("银行卡号：6222 0212 3456 7890 123。", "银行卡号：<bank_card>。"),
+        ("credit card number 4111 1111 1111 1112", "credit card number <bank_card>"),
+        ("加我V：13800138000", "加我V：<mobile>"),
+        ("IP为203.0.113.7条件", "IP为<ipv4>条件"),
     ],
 )
 def test_numbers_beside_each_other_and_told_by_their_cue(text: str, expected: str) -> None:
