@@ -177,6 +177,12 @@ def _is_own_number(match: re.Match[str], _config: RedactConfig) -> bool:
     )  # a mobile behind "V：" is a WeChat name, and no version
 
 
+def _check_foreign_phone(match: re.Match[str], config: RedactConfig) -> bool:
+    if re.fullmatch(r"\+[0-9]{1,3}\.[0-9]+", match.group()):  # a coordinate
+        return False
+    return 8 <= len(_digits(match.group())) <= 19 and _is_own_number(match, config)
+
+
 def _check_identity_card(match: re.Match[str], _config: RedactConfig) -> bool:
     if not is_identity_card(match.group().translate({ord(" "): None, ord("-"): None})):
         return False
@@ -305,7 +311,8 @@ _PATTERNS: tuple[_Pattern, ...] = (
             r"(?:[Bb]ank|[Cc]redit|[Dd]ebit) [Cc]ard.{0,12}[0-9]{4}",
         ),
         exact=re.compile(
-            r"(?:卡(?=[号號])|[银銀]行卡|信用卡|储蓄卡|[银銀]行[账帐帳](?:户|戶|(?=[号號]))|(?:bank|credit|debit)[ ]card)"
+            r"(?:卡(?=[号號])|[银銀]行卡|信用卡|储蓄卡|[银銀]行[账帐帳](?:户|戶|(?=[号號]))"
+            r"|(?:bank|credit|debit)[ ]card)"
             rf"{_CARD_CUE_END}(?P<number>\d{{16,19}}|\d{{4}}(?:[ -]\d{{4}}){{3}}(?:[ -]\d{{1,3}})?){_DIGITS_AFTER}",
             re.ASCII | re.IGNORECASE,
         ),
@@ -351,7 +358,7 @@ _PATTERNS: tuple[_Pattern, ...] = (
             rf"|(?:1[.])?[2-9]\d{{2}}\.[2-9]\d{{2}}\.\d{{4}}){_EXTENSION}{_DIGITS_AFTER}",
             re.ASCII,
         ),
-        check=lambda match, config: 8 <= len(_digits(match.group())) <= 19 and _is_own_number(match, config),
+        check=_check_foreign_phone,
     ),
     _Pattern(  # what only its cue word tells, so after all that is told by itself
         kind="landline",
