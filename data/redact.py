@@ -249,6 +249,8 @@ def _check_address(match: re.Match[str], config: RedactConfig) -> bool:
             or match.group().endswith(".0.0")  # a network's or a version's, and no machine's
         )
         return not inside and first < 224
+    if re.fullmatch(r"[0-9:]+", match.group()) and not re.search(r"[0-9]{3}", match.group()):  # a time: "00:09:27::"
+        return False
     return (
         not (address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast)
         and len(match.group()) > 6

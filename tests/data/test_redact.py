@@ -434,7 +434,7 @@ def test_numbers_beside_each_other_and_told_by_their_cue(text: str, expected: st
         "QQ 2013 正式版", "第 6.3.1.1 节", "section 2.7.2.1", "## 3.8.0.7", "version='6.0.0.0'", "Oracle 11.2.0.2",
         'KeyFileVersion: "1.2.0.3"', "1.0.0.0", "pip21.2.3.4", "Windows Phone 8.1.14219.341", "grid4111111111111111",
         "order id 11010519491231002X", "img/13800138000.jpg", "2023/11/07/13800138000",
-        "Lat: +69.244304 Lng: -53.548951",
+        "Lat: +69.244304 Lng: -53.548951", "09/24/2015-00:09:27:: e",
     ],
 )  # fmt: skip
 def test_words_beside_a_cue_stay(text: str) -> None:
