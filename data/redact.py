@@ -53,8 +53,8 @@ _LED_IN = "(?i:" + "|".join(
     )
 ) + "|(?<![a-z]id)(?<=id)|(?<![a-z]ip)(?<=ip))"  # fmt: skip
 _NEXT_LED_IN = (
-    r"(?i:qq|id[^a-z]|ip[^a-z]|ipv[46]|tel|fax|e-?mail|we-?chat|weixin|[vw]x[^a-z]|phone|mobile|cell[^a-z]|ext|card"
-    r"|call|addr|contact)"
+    r"(?i:qq|id[^a-z]|ip[^a-z]|ipv[46]|tel|fax|(?:e-?)?mail|we-?chat|weixin|[vw]x[^a-z]|phone|mobile|cell[^a-z]|ext|card"
+    r"|call|addr|contact|(?-i:[A-Z][a-z]{2}))"
 )
 _WORD_AFTER = rf"(?!{_NEXT_LED_IN})[0-9A-Za-z_]"
 _DIGITS_BEFORE = rf"(?=[0-9])(?:(?<![0-9A-Za-z_])(?<![0-9A-Za-z_][.+-])|{_LED_IN})"

@@ -420,6 +420,7 @@ def test_every_look_alike_stays_in_every_frame(kind: str) -> None:
         ("credit card number 4111 1111 1111 1112", "credit card number <bank_card>"),
         ("加我V：13800138000", "加我V：<mobile>"),
         ("IP为203.0.113.7条件", "IP为<ipv4>条件"),
+        ("Tel: 86-185-6828-2362Mail me", "Tel: <mobile>Mail me"),
     ],
 )
 def test_numbers_beside_each_other_and_told_by_their_cue(text: str, expected: str) -> None:
