@@ -204,6 +204,7 @@ PHASES = (
 
 DEDUPLICATE = Stage(
     name="deduplicate",
+    version=2,
     reads=("filter/kept",),
     writes=(KEPT, REJECTED, PAIRS),
     settings=lambda config: config.deduplicate,

@@ -170,6 +170,7 @@ def _report(context: Context, task: str) -> Done:  # noqa: ARG001
 
 ANNOTATE = Stage(
     name="annotate",
+    version=2,
     reads=(f"ingest/{KEPT}",),
     writes=(KEPT,),
     settings=lambda config: config.annotate,
@@ -179,6 +180,7 @@ ANNOTATE = Stage(
 )
 INGEST = Stage(
     name="ingest",
+    version=2,
     reads=(),
     writes=(KEPT, REJECTED),
     settings=ingest.settings,
@@ -198,6 +200,7 @@ FILTER = Stage(
 )
 REDACT = Stage(
     name="redact",
+    version=2,
     reads=(f"deduplicate/{KEPT}",),
     writes=(KEPT,),
     settings=lambda config: config.redact,
