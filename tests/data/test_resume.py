@@ -156,7 +156,7 @@ def test_thirty_kills_over_all_stages(
             if (tmp_path / aimed / "stage.json").exists():
                 break
             time.sleep(0.005)
-        time.sleep(draw.uniform(0.0, draw.choice([0.1, 1.5 * workers])))
+        time.sleep(draw.uniform(0.0, draw.choice([0.03, 0.1, 0.4 * workers])))
         process.send_signal(signal.SIGKILL)
         process.wait()
         begun = [name for name in STAGES if not (tmp_path / name / "stage.json").exists()]
