@@ -35,6 +35,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -212,8 +213,8 @@ def extractors() -> dict[str, Callable[[bytes, str | None], str]]:
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
-    def ours(method: str) -> Callable[[bytes, str | None], str]:
-        config = ExtractConfig(method=method)  # type: ignore[arg-type]
+    def ours(method: Literal["accurate", "fast"]) -> Callable[[bytes, str | None], str]:
+        config = ExtractConfig(method=method)
         return lambda page, kind: extract_html(page, content_type=kind, config=config).text or ""
 
     def resiliparse(page: bytes, _kind: str | None) -> str:
