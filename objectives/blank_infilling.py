@@ -113,7 +113,7 @@ class BlankInfilling:
         elif task == "sentence":
             assert self.sentence_ends is not None
             targets_P = np.floor(self.config.sentence_ratio * draws.maskable_P).astype(np.int64)
-            ends_N = self.sentence_ends.find(tokens_N, np.repeat(source.is_code, length))
+            ends_N = self.sentence_ends.find(source.tokens, source.is_code).reshape(-1)
             drawn = draw.draw_sentences(draws, targets_P, ends_N, room // 2, rows)
         else:
             drawn = self._draw_masks(draws, length, room // 2, rows)

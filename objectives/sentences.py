@@ -12,10 +12,12 @@ A token that holds an end and more text after it (「。他」 merged into one) 
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_T = TypeVar("_T", bound=np.generic)
 
 _WIDE_STOPS: Final = "。！？；…｡"
 _STOPS: Final = ".!?"
@@ -96,11 +98,14 @@ class SentenceEnds:
         """`token_bytes[i]` are the UTF-8 bytes of token i, empty for special tokens."""
         self._flags = np.array([_classify(piece) for piece in token_bytes], dtype=np.uint16)
 
-    def find(self, tokens_N: NDArray[np.integer], is_code_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(N,) True at the last token of every sentence. The cuts of documents and windows are the caller's to add."""
-        flags = self._flags[tokens_N]
-        following = np.append(flags[1:], _BREAKS_LINE)
-        preceding = np.append(np.uint16(0), flags[:-1])
+    def find(self, tokens: NDArray[np.integer], is_code: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(R, n) True at the last token of every sentence of `tokens` (R, n), whose rows know nothing of each other.
+
+        `is_code` (R,) says which rows are code. The cuts of documents and windows are the caller's to add.
+        """
+        flags = self._flags[tokens]
+        following = _next(flags, _BREAKS_LINE)
+        preceding = np.concatenate([np.zeros_like(flags[:, :1]), flags[:, :-1]], axis=1)
 
         def has(array: NDArray[np.uint16], flag: np.uint16) -> NDArray[np.bool_]:
             return (array & flag) != 0
@@ -112,21 +117,26 @@ class SentenceEnds:
         ends = _carry(ends, closer)
         wide = _carry(has(flags, _ENDS_WIDE), closer)
         continues = (closer | has(flags, _ENDS_WIDE) | has(flags, _ENDS_STOP)) & ~has(flags, _BEGINS_SPACE)
-        next_continues = np.append(continues[1:], False)
+        next_continues = _next(continues, False)
         next_breaks = has(following, _BREAKS_LINE) & has(following, _IS_BLANK)
         # White space alone may stand before the word that decides.
-        after = np.where(has(following, _IS_BLANK), np.append(following[1:], np.uint16(0)), following)
+        after = np.where(has(following, _IS_BLANK), _next(following, np.uint16(0)), following)
         latin = ends & ~wide & (has(following, _BEGINS_SPACE) | next_breaks) & ~has(after, _BEGINS_LOWER)
         prose = ((wide & ~next_continues) | (latin & ~next_continues)) & ~next_breaks
 
         line = has(flags, _BREAKS_LINE) & ~next_breaks
         wrapped = has(following, _BEGINS_LOWER) & ~has(following, _BEGINS_SPACE) & ~_carry(ends, has(flags, _IS_BLANK))
-        return np.where(is_code_N, line, prose | (line & ~wrapped))
+        return np.where(is_code[:, None], line, prose | (line & ~wrapped))
+
+
+def _next(array: NDArray[_T], last: _T | bool) -> NDArray[_T]:
+    """What stands one place further in each row; `last` behind its end."""
+    return np.concatenate([array[:, 1:], np.full_like(array[:, :1], last)], axis=1)
 
 
 def _carry(marked: NDArray[np.bool_], through: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`marked`, and every position that only `through` positions part from a marked one before it."""
-    index = np.arange(len(marked))
-    last_marked = np.maximum.accumulate(np.where(marked, index, -1))
-    last_barrier = np.maximum.accumulate(np.where(through | marked, -1, index))
+    """`marked`, and every position that only `through` positions part from a marked one before it in its row."""
+    index = np.arange(marked.shape[1])
+    last_marked = np.maximum.accumulate(np.where(marked, index, -1), axis=1)
+    last_barrier = np.maximum.accumulate(np.where(through | marked, -1, index), axis=1)
     return marked | (through & (last_marked > last_barrier))

@@ -18,8 +18,8 @@ def split(text: str, code: bool = False, tokens: list[str] | None = None) -> lis
     assert "".join(pieces) == text
     vocabulary = sorted(set(pieces))
     ends = SentenceEnds([piece.encode() for piece in vocabulary]).find(
-        np.array([vocabulary.index(piece) for piece in pieces]), np.full(len(pieces), code)
-    )
+        np.array([[vocabulary.index(piece) for piece in pieces]]), np.array([code])
+    )[0]
     ends[-1] = True
     sentences, start = [], 0
     for end in np.flatnonzero(ends) + 1:
@@ -64,7 +64,18 @@ def test_marks_merged_into_tokens() -> None:
 def test_every_token_has_an_answer_whatever_its_bytes() -> None:
     pieces = [bytes([byte]) for byte in range(256)] + [b"", "。".encode()[:2]]
     random = np.random.default_rng(0)
-    tokens = random.integers(0, len(pieces), 10_000)
-    ends = SentenceEnds(pieces).find(tokens, random.random(10_000) < 0.5)
+    tokens = random.integers(0, len(pieces), (100, 100))
+    ends = SentenceEnds(pieces).find(tokens, random.random(100) < 0.5)
     assert ends.shape == tokens.shape
-    assert 0 < ends.sum() < len(ends)
+    assert 0 < ends.sum() < ends.size
+
+
+def test_rows_know_nothing_of_each_other() -> None:
+    """Closers, blanks and lower-case words, which say where the sentence before them ends, begin many of the rows."""
+    pieces = ["。", "”", ".", " Word", " low", "low", "字", "\n", " "]
+    finder = SentenceEnds([piece.encode() for piece in pieces])
+    tokens = np.random.default_rng(0).integers(0, len(pieces), (400, 6))
+    is_code = np.arange(400) % 5 == 0
+    whole = finder.find(tokens, is_code)
+    for row in range(400):
+        assert (whole[row] == finder.find(tokens[row : row + 1], is_code[row : row + 1])[0]).all()
