@@ -125,6 +125,13 @@ def run_commands(prog: str, commands: Mapping[str, tuple[Command, str]], argv: S
         return 1
 
 
+def positive(value: object) -> int:
+    """A whole number of 1 or more: the `type` of arguments such as --limit, whose value may come as text or read."""
+    if not re.fullmatch(r"0*[1-9]\d*", str(value)):
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {value}")
+    return int(str(value))
+
+
 def print_figures(figures: Mapping[str, typing.Any], as_json: bool) -> None:
     """Print a command's figures: one JSON object, or a line each with nested names joined by dots."""
     if as_json:
@@ -216,7 +223,12 @@ def _change(content: typing.Any, name: str, value: str) -> None:
         if not isinstance(entry, list | dict):
             raise UsageError(f"--{name}: the file has no {'.'.join(path[: number + 1])} to change")
         node = entry
-    node[last] = yaml.safe_load(value)
+    if isinstance(node, list):
+        raise UsageError(f"--{name}: give the whole list, as --{name.rpartition('.')[0]} '[...]'")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--{name}: not YAML: {_one_line(str(error))}") from error
     if isinstance(node[last], str):  # YAML takes 2e-3 for a word
         with contextlib.suppress(ValueError):
             node[last] = float(value)
@@ -276,6 +288,6 @@ def _split_key(message: str) -> tuple[str, str]:
 def _explain(message: str, file: str | None, argv: Sequence[str]) -> str:
     key, problem = _split_key(message)
     if not key:
-        return problem
+        return problem.removeprefix("argument ")
     on_command_line = any(word.split("=")[0].lstrip("-") in (key, key.split(".")[0]) for word in argv)
     return f"{f'--{key}' if on_command_line or file is None else f'{file}: {key}'}: {problem}"

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from command_line import Parser, print_figures, run_commands
+from command_line import Parser, positive, print_figures, run_commands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Source:
     """What it holds."""
     limits: Limits | None = None
     """Limits of its own."""
+    parts: list[str] = field(default_factory=list)
+    """Names of its parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def test_saved_configuration_reads_back(tmp_path):
     config = read(tmp_path, "name: 填空\nsources: [{path: a, limits: {rate: 1e-5}}]\n").config
     saved = yaml.safe_dump(asdict(config), allow_unicode=True, sort_keys=False)
     limits = {"shortest": 5, "rate": 1e-5}
-    assert yaml.safe_load(saved)["sources"] == [{"path": "a", "kind": "prose", "limits": limits}]
+    assert yaml.safe_load(saved)["sources"] == [{"path": "a", "kind": "prose", "limits": limits, "parts": []}]
     assert read(tmp_path, saved).config == config
 
 
@@ -170,15 +172,27 @@ def test_a_field_of_a_lists_entry_can_be_changed(tmp_path: Path) -> None:
         (("--sources.0.kind", "verse"), "sources[0].kind: "),
         (("--sources.0.path",), "--sources.0.path: expected a value"),
         (("--sources", "[]"), "--sources: a list is written in the YAML file"),
+        (("--sources.0.kind", "[verse"), "--sources.0.kind: not YAML"),
+        (("--sources.1.parts.0", "x"), "--sources.1.parts.0: give the whole list, as --sources.1.parts '[...]'"),
     ],
 )
 def test_a_wrong_change_of_a_list_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], expected: str
 ) -> None:
     with pytest.raises(SystemExit):
-        read(tmp_path, "name: x\nsources: [{path: a}, {path: b}]\n", *words)
+        read(tmp_path, "name: x\nsources: [{path: a}, {path: b, parts: [p]}]\n", *words)
     [line] = capsys.readouterr().err.splitlines()
     assert expected in line
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "x", "1.5"])
+def test_a_number_that_must_be_positive_is(capsys: pytest.CaptureFixture[str], value: str) -> None:
+    parser = Parser("test", "A test.", None)
+    parser.add_argument("--limit", type=positive)
+    assert parser.read(["--limit", "12"]).limit == 12
+    with pytest.raises(SystemExit):
+        parser.read(["--limit", value])
+    assert capsys.readouterr().err == f"error: --limit: expected a whole number of 1 or more, got {value}\n"
 
 
 def test_a_dash_may_stand_for_an_underscore() -> None:
