@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -24,7 +25,7 @@ MAGIC: dict[Compression, bytes] = {
 SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": "xz"}
 PIECE = 1 << 16
 ZSTD_PIECE = 1 << 11  # zstandard has no bound on its output: 2 kB of frames are 64 MB at the very most
-REMEMBERED = 8 << 20  # compressed bytes of a member that are searched again for the member after it
+REMEMBERED = 8 << 20  # compressed bytes of a member, at least, that are searched again for the member after it
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,15 @@ class _Members:
     def member(self) -> Iterator[bytes | Gap]:
         """One member's bytes; leaves `_ahead` where the next one may begin."""
         inner = _decompressor(self._kind)
-        taken, given, start = b"", 0, self._offset
-        size = 0
+        taken: deque[bytes] = deque()  # the last pieces of the member, in which the next one is looked for if it fails
+        held = given = size = 0
+        start = self._offset
         while True:
             data, self._ahead = self._ahead, b""
-            taken, size = (taken + data)[-REMEMBERED:], size + len(data)
+            taken.append(data)
+            held, size = held + len(data), size + len(data)
+            while held - len(taken[0]) >= REMEMBERED:
+                held -= len(taken.popleft())
             try:
                 for out in inner.give(data):
                     given += len(out)
@@ -171,11 +176,11 @@ class _Members:
                         yield out
                     if given > self._limits.floor and given > self._limits.ratio * size:
                         yield Gap("decompression_bomb", f"{given} bytes from {size} at byte {start}")
-                        self._seek(taken, start + size)
+                        self._seek(b"".join(taken), start + size)
                         return
             except Exception as error:  # each library has an error of its own: zlib, zstandard, lzma, OSError
                 yield Gap(f"corrupt_{self._kind}", f"member at byte {start}: {error}")
-                self._seek(taken, start + size)
+                self._seek(b"".join(taken), start + size)
                 return
             if inner.eof:
                 self._ahead = inner.unused_data
@@ -184,7 +189,7 @@ class _Members:
             piece = next(self._pieces, None)
             if piece is None:
                 yield Gap(f"truncated_{self._kind}", f"the file ends inside the member at byte {start}")
-                self._seek(taken, start + size)
+                self._seek(b"".join(taken), start + size)
                 return
             self._ahead = piece
 
