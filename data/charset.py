@@ -35,6 +35,9 @@ _LABELS = {
     "ascii": "cp1252", "hz-gb-2312": "hz", "utf8": "utf-8", "unicode": "utf-8", "utf-16le": "utf-16-le",
     "utf-16be": "utf-16-be",
 }  # fmt: skip
+_UTF16 = ("utf-16", "utf-16-le", "utf-16-be")
+_PROBE = b'<meta charset="a-z"> 0123456789 AZ +ADw- \\u0041'
+"""All charsets of the web but UTF-16 read ASCII as itself; EBCDIC, UTF-7, `unicode_escape` and `hex` do not."""
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _HEADER = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _META = re.compile(
@@ -51,23 +54,25 @@ BELIEVED = 0.9
 
 
 def _resolve(label: str) -> str | None:
+    """Python's name for a charset; None for a label that no page can be written by, though Python has such a codec."""
     label = label.strip().lower()
     name = _LABELS.get(label, label)
+    if name in _UTF16:
+        return name
     try:
-        codecs.lookup(name)
-    except LookupError:
+        return name if _PROBE.decode(name, "replace") == _PROBE.decode("ascii") else None
+    except (LookupError, UnicodeError):
         return None
-    return name
 
 
 def declared_charsets(payload: bytes, content_type: str | None) -> list[str]:
     """What the header and the meta tag declare, as Python's codec names; unknown labels are left out."""
-    labels = []
+    names: list[str | None] = []
     if content_type and (found := _HEADER.search(content_type)):
-        labels.append(found.group(1))
+        names.append(_resolve(found.group(1)))
     if found_meta := _META.search(payload[:META_WINDOW]):
-        labels.append((found_meta.group(1) or found_meta.group(2)).decode("ascii", "replace"))
-    names = [_resolve(label) for label in labels]
+        name = _resolve((found_meta.group(1) or found_meta.group(2)).decode("ascii", "replace"))
+        names.append(None if name in _UTF16 else name)  # a tag that was read byte by byte is not in UTF-16
     return list(dict.fromkeys(name for name in names if name is not None))
 
 

@@ -58,6 +58,25 @@ def test_marks_labels_and_damage() -> None:
     assert decode(CHINESE.encode("utf-16"))[0] == CHINESE
     assert decode(CHINESE.encode() + b"\xe4\xb8", "text/html; charset=utf-8")[1] == "utf-8"  # cut within a character
     assert decode(b"plain", "text/html; charset=no-such-charset") == ("plain", "utf-8")
+
+
+@pytest.mark.parametrize(
+    "label", ["hex", "rot13", "undefined", "idna", "unicode_escape", "utf-7", "cp037", "utf-32", "mbcs", "no-such"]
+)
+@pytest.mark.parametrize("place", ["header", "meta"])
+def test_label_that_is_no_charset_of_the_web_is_not_believed(label: str, place: str) -> None:
+    """Python has codecs of those names; some read any bytes, others raise."""
+    head = f'<meta charset="{label}">' if place == "meta" else ""
+    payload = page(f"<p>{CHINESE}</p>", head).encode("gb18030")
+    text, charset = decode(payload, f"text/html; charset={label if place == 'header' else ''}")
+    assert CHINESE in text
+    assert charset == "gb18030"
+
+
+def test_meta_tag_is_never_in_utf16() -> None:
+    payload = page(f"<p>{CHINESE}</p>", '<meta charset="utf-16">').encode("gb18030")
+    assert decode(payload)[1] == "gb18030"
+    assert decode(CHINESE.encode("utf-16-le"), "text/html; charset=utf-16le") == (CHINESE, "utf-16-le")
     assert decode(b"") == ("", "utf-8")
 
 
