@@ -27,13 +27,15 @@ from data.schema import DOCUMENT_COLUMNS, KEPT, REJECT_COLUMNS, REJECTED, confor
 from data.shards import file_digest, read_json, read_shard, value_digest, write_json
 from data.sources import InputFile, SourceConfig, find_inputs
 from data.stage import Context, Done, Phase, add_counts, document_counts, load_marker, one_task, save_marker, share_of
-from data.warc import TEXT_TYPES
+from data.warc import TEXT_TYPES, media_type
 
 if TYPE_CHECKING:
     from data.config import CorpusConfig
 
 BLOCK = 256
 """Records in a row that go to one part of a split file."""
+SHARD_ROWS = 100_000
+"""Documents in a shard at the most, however short: each costs a kilobyte before it is written."""
 WHOLE = ("text", "html", "json")
 """Formats that are not split: one record, or one value."""
 
@@ -49,7 +51,7 @@ class IngestConfig:
     pack_mb: float = 1.0
     """Smaller files are read together by one task, up to this size."""
     shard_mb: float = 32.0
-    """Text in a shard."""
+    """Text in a shard, which has 100,000 documents at most."""
     max_record_mb: float = 48.0
     """A larger line, page or file of one document is set aside."""
     max_ratio: float = 250.0
@@ -226,7 +228,8 @@ class _ShardWriter:
         (self._kept if row["rejected_by"] is None else self._rejected).append(row)
         self._size += len((row["text"] or "").encode("utf-8", "replace"))
         self._position = position
-        if self._size >= self.context.config.ingest.shard_mb * 1e6:
+        rows = len(self._kept) + len(self._rejected)
+        if self._size >= self.context.config.ingest.shard_mb * 1e6 or rows >= SHARD_ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -264,7 +267,7 @@ def _to_row(record: RawRecord, file: InputFile, config: CorpusConfig) -> dict[st
     text, title, charset, extraction = record.text, record.title, None, None
     fault, value = record.fault, record.fault_value
     if fault is None and record.payload is not None:
-        if (record.content_type or "").startswith(TEXT_TYPES):
+        if media_type(record.content_type) in TEXT_TYPES:
             text, charset = decode(record.payload, record.content_type)
         else:
             found = extract_html(record.payload, content_type=record.content_type, config=config.extract)

@@ -7,6 +7,7 @@ goes to its list of problems.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -72,9 +73,7 @@ class ByteBuffer:
         self._pieces, self._problems = pieces, problems
         self.data = bytearray()
         self.start = 0  # consumed bytes at the front of `data`, cut off now and then
-        self.ended = False
-        self.gap_at: int | None = None
-        """Position in `data` of the first gap that is not yet consumed."""
+        self._gaps: deque[int] = deque()  # positions in `data` before which bytes are missing, not yet consumed
 
     def __len__(self) -> int:
         return len(self.data) - self.start
@@ -84,17 +83,14 @@ class ByteBuffer:
         for piece in self._pieces:
             if isinstance(piece, Gap):
                 self._problems.add_gap(piece)
-                if self.gap_at is None:
-                    self.gap_at = len(self.data)
+                self._gaps.append(len(self.data))
                 continue
             if self.start > 1 << 20:
                 del self.data[: self.start]
-                if self.gap_at is not None:
-                    self.gap_at -= self.start
+                self._gaps = deque(gap - self.start for gap in self._gaps)
                 self.start = 0
             self.data += piece
             return True
-        self.ended = True
         return False
 
     def need(self, count: int) -> bool:
@@ -110,19 +106,24 @@ class ByteBuffer:
         begin, end = self.start, min(self.start + count, len(self.data))
         taken = bytes(memoryview(self.data)[begin:end])
         self.start = end
-        broken = self.gap_at is not None and begin < self.gap_at < end
-        if self.gap_at is not None and self.gap_at < end:
-            self.gap_at = None
+        broken = any(begin < gap < end for gap in self._gaps)
+        while self._gaps and self._gaps[0] < end:
+            self._gaps.popleft()
         return taken, broken
 
     def gap(self) -> int | None:
         """Offset from the front of the first place where bytes are missing; None if none is known."""
-        return None if self.gap_at is None else max(0, self.gap_at - self.start)
+        return max(0, self._gaps[0] - self.start) if self._gaps else None
+
+    def is_gap_within(self, start: int, stop: int) -> bool:
+        """Whether bytes are missing at one of the offsets `start` to `stop` from the front."""
+        return any(start <= gap - self.start <= stop for gap in self._gaps)
 
     def take_to_gap(self) -> bytes:
         """The bytes before the first gap, which is then done with."""
         taken, _ = self.take(self.gap() or 0)
-        self.gap_at = None
+        while self._gaps and self._gaps[0] <= self.start:
+            self._gaps.popleft()
         return taken
 
     def find(self, pattern: bytes, limit: int) -> int:

@@ -7,22 +7,24 @@ position in a file is a number of items and a run that was cut short can go on f
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import IO, TYPE_CHECKING, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from data.decompress import SUFFIXES, Compression, Gap, Limits, decompress
+from data.decompress import MAGIC, SUFFIXES, Compression, Gap, Limits, decompress
 from data.raw import EXCERPT, ByteBuffer, Problems, RawRecord
 from data.warc import read_warc
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
     from data.sources import InputFile
 
 Format = Literal["warc", "wet", "jsonl", "json", "parquet", "text", "lines", "html", "huggingface"]
-FORMATS: tuple[str, ...] = get_args(Format)
 EXTENSIONS: dict[str, Format] = {
     ".warc": "warc",
     ".wet": "wet",
@@ -62,15 +64,17 @@ class Fields:
     """The data set that it came from."""
 
 
-def detect(path: str, head: bytes) -> tuple[Format, Compression] | None:
-    """Format and compression from a file's name, else from its first bytes; None if neither tells."""
-    name, compression = path.lower().rpartition("/")[2], "none"
+def detect(path: str, head: bytes) -> tuple[Format | None, Compression]:
+    """Format, None if nothing tells it, and compression of a file, from its name and its first bytes."""
+    name = path.lower().rpartition("/")[2]
+    promised: Compression = "none"
     for suffix, kind in SUFFIXES.items():
         if name.endswith(suffix):
-            name, compression = name.removesuffix(suffix), kind
+            name, promised = name.removesuffix(suffix), kind
+    compression = _compression_of(head, promised)
     for suffix, form in EXTENSIONS.items():
         if name.endswith(suffix):
-            return form, _checked(compression, head)
+            return form, compression
     start = head.removeprefix(BOM).lstrip()
     if head.startswith(b"PAR1"):
         return "parquet", "none"
@@ -80,14 +84,15 @@ def detect(path: str, head: bytes) -> tuple[Format, Compression] | None:
         return "jsonl", "none"
     if start[:15].lower().startswith((b"<!doctype html", b"<html")):
         return "html", "none"
-    return None
+    return None, compression
 
 
-def _checked(compression: str, head: bytes) -> Compression:
-    """The compression that a name promises, unless the bytes are plainly text already (a common slip)."""
-    if compression == "gzip" and head[:1] in (b"{", b"<", b"W"):
-        return "none"
-    return compression  # type: ignore[return-value]
+def _compression_of(head: bytes, promised: Compression) -> Compression:
+    """The compression that the bytes show, else the one that the name promises: it is added or forgotten by a slip."""
+    for kind, magic in MAGIC.items():
+        if head.startswith(magic) and not magic.isascii():  # a text may begin with bz2's letters
+            return kind
+    return "none" if head[:1] in (b"{", b"<", b"W") else promised
 
 
 def read_records(item: InputFile, problems: Problems, max_bytes: int, limits: Limits) -> Iterator[RawRecord | None]:
@@ -148,7 +153,7 @@ def _read_lines(
     """
     number = 0
     record: RawRecord | None
-    while buffer.need(1) or buffer.gap_at is not None:
+    while buffer.need(1):
         length = buffer.find(b"\n", max_bytes + 1)
         if length < 0 and len(buffer) > max_bytes:
             head, size = _pass_line(buffer)
@@ -196,9 +201,9 @@ def _json_line(line: bytes, item: InputFile, number: int) -> RawRecord:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         text = line.replace(b"\x00", b"").decode("utf-8", "replace")
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
+        try:  # Python's own reader takes what Python's own writer writes: NaN, lone surrogates, control characters
+            value = json.loads(text, strict=False)
+        except (ValueError, RecursionError):
             return _set_aside(item, number, "invalid_json", str(error), line)
     return from_fields(value, item, number)
 
@@ -208,7 +213,7 @@ def from_fields(value: object, item: InputFile, number: int) -> RawRecord:
     fields, where = item.fields, f"{item.name}#{number}"
     if not isinstance(value, dict):
         kind = type(value).__name__
-        return RawRecord(source_id=where, text=str(value)[:EXCERPT], fault="not_an_object", fault_value=kind)
+        return RawRecord(source_id=where, text=_excerpt(value), fault="not_an_object", fault_value=kind)
     record = RawRecord(
         source_id=_string(value.get(fields.id)) or where,
         source=_string(value.get(fields.source)) or None,
@@ -219,10 +224,10 @@ def from_fields(value: object, item: InputFile, number: int) -> RawRecord:
         language=_string(value.get(fields.language)),
     )
     text = value.get(fields.text)
-    if isinstance(text, str):
-        record.text = text
+    if isinstance(text, (str, bytes)):
+        record.text = _string(text)
         return record
-    record.text = orjson.dumps(value, default=str).decode()[:EXCERPT]
+    record.text = _excerpt(value)
     if fields.text not in value:
         record.fault, record.fault_value = "missing_text", f"no field '{fields.text}'"
     elif text is None:
@@ -233,9 +238,25 @@ def from_fields(value: object, item: InputFile, number: int) -> RawRecord:
 
 
 def _string(value: object) -> str | None:
+    """A field as text that UTF-8 can hold: bytes that are not UTF-8, and lone surrogates, become U+FFFD."""
     if value is None or isinstance(value, (dict, list)):
         return None
-    return str(value)
+    if isinstance(value, bytes):  # a Parquet column that nobody declared to be text
+        return value.decode("utf-8", "replace")
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _excerpt(value: object) -> str:
+    """The beginning of a record that is no document, as JSON; of one that JSON cannot hold, the names of its fields."""
+    try:
+        return orjson.dumps(value, default=str).decode()[:EXCERPT]
+    except TypeError:  # nested too deep, numbers of more than 64 bits, lone surrogates, names that are no strings
+        return (_string(" ".join(map(str, value))) or "")[:EXCERPT] if isinstance(value, dict) else ""
 
 
 def _read_whole(buffer: ByteBuffer, item: InputFile, problems: Problems, max_bytes: int) -> Iterator[RawRecord | None]:
@@ -273,6 +294,7 @@ def _read_json(content: bytes, item: InputFile, problems: Problems) -> Iterator[
 
 
 def _read_parquet(item: InputFile, problems: Problems) -> Iterator[RawRecord | None]:
+    """A record a row. A row group that is damaged costs what is left of itself; rows keep their numbers."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -284,13 +306,35 @@ def _read_parquet(item: InputFile, problems: Problems) -> Iterator[RawRecord | N
                 problems.add("missing_text_column", f"no column '{item.fields.text}'; it has {', '.join(names)[:300]}")
                 return
             wanted = [name for name in vars(item.fields).values() if name in names]
-            number = 0
-            for batch in table.iter_batches(batch_size=1024, columns=wanted):
-                for row in batch.to_pylist():
-                    yield from_fields(row, item, number)
-                    number += 1
-    except (pa.ArrowInvalid, pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        problems.add("corrupt_parquet", str(error).splitlines()[0][:300])
+            first = 0
+            for group in range(table.num_row_groups):
+                number = first
+                try:
+                    for batch in table.iter_batches(batch_size=1024, columns=wanted, row_groups=[group]):
+                        for row in _rows(batch):
+                            yield from_fields(row, item, number)
+                            number += 1
+                except (pa.ArrowException, OSError) as error:
+                    problems.add("corrupt_parquet", f"row group {group}: {_first_line(error)}")
+                first += table.metadata.row_group(group).num_rows
+    except (pa.ArrowException, OSError) as error:
+        problems.add("corrupt_parquet", _first_line(error))
+
+
+def _rows(batch: RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch; text columns as bytes where some of their bytes are not UTF-8."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        import pyarrow as pa
+
+        kinds = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+        columns = [column.cast(kinds.get(column.type, column.type)) for column in batch.columns]
+        return pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]
 
 
 def _read_huggingface(item: InputFile, problems: Problems) -> Iterator[RawRecord | None]:
@@ -301,4 +345,4 @@ def _read_huggingface(item: InputFile, problems: Problems) -> Iterator[RawRecord
         for number, row in enumerate(rows):
             yield from_fields(row, item, number)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        problems.add("unreadable", str(error).splitlines()[0][:300])
+        problems.add("unreadable", _first_line(error))

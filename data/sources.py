@@ -6,14 +6,14 @@ The list of files is in a fixed order, whatever the file system's, so that shard
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, Literal
 
 import xxhash
 
 from data.decompress import Compression
-from data.readers import FORMATS, Fields, Format, detect
+from data.readers import Fields, Format, detect
 
 Kind = Literal["prose", "code"]
 SAMPLE = 1 << 18
@@ -141,13 +141,7 @@ def _expand(path: str) -> list[tuple[str, str]]:
     if "://" in path:
         return _expand_url(path)
     if os.path.isdir(path):
-        found = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if not name.startswith(".")
-        ]
-        return sorted((os.path.abspath(one), os.path.relpath(one, path)) for one in found)
+        return sorted((os.path.abspath(one), os.path.relpath(one, path)) for one in _files_below(path))
     if os.path.isfile(path):
         return [(os.path.abspath(path), os.path.basename(path))]
     import glob
@@ -157,10 +151,27 @@ def _expand(path: str) -> list[tuple[str, str]]:
     return [(os.path.abspath(one), os.path.relpath(one, base or ".")) for one in matched]
 
 
+def _files_below(folder: str) -> Iterator[str]:
+    """The files of a folder at any depth, through links to folders too; hidden files and folders are passed over."""
+    seen = {os.path.realpath(folder)}
+    for below, folders, names in os.walk(folder, followlinks=True):
+        places = {name: os.path.realpath(os.path.join(below, name)) for name in sorted(folders)}
+        folders[:] = []
+        for name, place in places.items():
+            if place not in seen and not name.startswith("."):  # a link may lead to where we are, or were already
+                folders.append(name)
+                seen.add(place)
+        yield from (os.path.join(below, name) for name in names if not name.startswith("."))
+
+
 def _expand_url(url: str) -> list[tuple[str, str]]:
+    """The same for a URL. ValueError if fsspec does not know its protocol, or lacks a package for it."""
     import fsspec
 
-    system, path = fsspec.core.url_to_fs(url)
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(f"{url}: {error}") from None
     if system.isfile(path):
         return [(url, os.path.basename(path))]
     found = sorted(system.find(path)) if system.isdir(path) else sorted(system.glob(path))
@@ -181,19 +192,12 @@ def _inspect(path: str, name: str, source: SourceConfig) -> InputFile | str:
                 digest.update(file.read(SAMPLE))
     except OSError as error:
         return f"unreadable: {error.strerror or error}"
-    known = detect(path, head)
+    form, compression = detect(path, head)
     if source.format != "auto":
-        assert source.format in FORMATS
-        known = (source.format, known[1] if known else _compression(path))
-    if known is None:
+        form = source.format
+    if form is None:
         return "unknown_format"
-    return replace(item, format=known[0], compression=known[1], size=size, fingerprint=digest.hexdigest())
-
-
-def _compression(path: str) -> Compression:
-    from data.decompress import SUFFIXES
-
-    return next((kind for suffix, kind in SUFFIXES.items() if path.lower().endswith(suffix)), "none")
+    return replace(item, format=form, compression=compression, size=size, fingerprint=digest.hexdigest())
 
 
 def _name_apart(files: list[InputFile]) -> list[InputFile]:

@@ -7,12 +7,14 @@ gap in the stream has cut are set aside. (ISO 28500:2017, sections 4 to 6.)
 
 from __future__ import annotations
 
-import gzip
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import zstandard
+
+from data.decompress import MAGIC
 from data.raw import ByteBuffer, Problems, RawRecord
 
 MARK = b"WARC/1."
@@ -20,6 +22,7 @@ BOUNDARY = re.compile(rb"\r?\n\r?\n(?=WARC/1\.\d\r?\n)")
 HEADER_LIMIT = 1 << 20
 TEXT_TYPES = ("text/plain", "text/markdown", "text/x-markdown")
 PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
+_CONTROLS = bytes([*range(9), 11, *range(14, 32), 127])  # what no text is written in, whatever its charset
 
 
 @dataclass(slots=True)
@@ -75,7 +78,8 @@ def _blocks(buffer: ByteBuffer, problems: Problems, max_bytes: int) -> Iterator[
             continue
         headers = _parse_headers(header)
         declared = headers.get("content-length", "")
-        block = _content(buffer, problems, headers, int(declared) if declared.isdigit() else -1, max_bytes)
+        length = int(declared) if re.fullmatch("[0-9]{1,18}", declared) else -1
+        block = _content(buffer, problems, headers, length, max_bytes)
         if broken and block.fault is None:
             block.fault, block.fault_value = "damaged_record", "the record's header is cut"
         yield block
@@ -103,11 +107,12 @@ def _content(buffer: ByteBuffer, problems: Problems, headers: dict[str, str], de
 
 
 def _record_follows(buffer: ByteBuffer, offset: int) -> bool:
-    """Whether an end of record stands at `offset`: blank lines, then a record or the end of the stream."""
-    buffer.need(offset + 4 + len(MARK))
-    behind = bytes(memoryview(buffer.data)[buffer.start + offset : buffer.start + offset + 4 + len(MARK)])
+    """Whether an end of record stands at `offset`: blank lines, then a record, missing bytes or the stream's end."""
+    end = offset + 4 + len(MARK)
+    buffer.need(end)
+    behind = bytes(memoryview(buffer.data)[buffer.start + offset : buffer.start + end])
     stripped = behind.lstrip(b"\r\n")
-    if buffer.gap_at is not None and buffer.gap_at >= buffer.start + offset:
+    if buffer.is_gap_within(offset, end):
         return True
     return not stripped or (stripped != behind and MARK.startswith(stripped[: len(MARK)]))
 
@@ -148,9 +153,14 @@ def _parse_headers(block: bytes) -> dict[str, str]:
     return headers
 
 
-def _fill_page(record: RawRecord, content: bytes, kind: str, max_bytes: int) -> None:
+def media_type(content_type: str | None) -> str | None:
+    """`text/html` of `Text/HTML; charset=gbk`; None where there is none."""
+    return content_type.partition(";")[0].strip().lower() if content_type else None
+
+
+def _fill_page(record: RawRecord, content: bytes, warc_type: str, max_bytes: int) -> None:
     """Take the HTTP response apart: status, type, transfer and content encoding."""
-    if kind == "response":
+    if warc_type == "response":
         head, found, body = content.partition(b"\r\n\r\n")
         if not found:
             head, found, body = content.partition(b"\n\n")
@@ -163,9 +173,9 @@ def _fill_page(record: RawRecord, content: bytes, kind: str, max_bytes: int) -> 
         if status[1] != b"200":
             record.fault, record.fault_value = "http_status", status[1].decode("latin-1")
         content = _decode_body(record, body, headers, max_bytes)
-    mime = (record.content_type or "text/html").partition(";")[0].strip().lower()
-    if record.fault is None and mime not in PAGE_TYPES + TEXT_TYPES:
-        record.fault, record.fault_value = "content_type", mime
+    kind = media_type(record.content_type) or "text/html"
+    if record.fault is None and kind not in PAGE_TYPES + TEXT_TYPES:
+        record.fault, record.fault_value = "content_type", kind
     record.payload = content
 
 
@@ -173,18 +183,36 @@ def _decode_body(record: RawRecord, body: bytes, headers: dict[str, str], max_by
     """Undo chunking and compression, if the bytes are really so (crawlers often leave the headers and undo both)."""
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body = _unchunk(body)
-    encoding = headers.get("content-encoding", "").lower()
-    if encoding in ("gzip", "x-gzip", "deflate") and (body.startswith(b"\x1f\x8b") or encoding == "deflate"):
-        try:
-            inflater = zlib.decompressobj(47 if body.startswith((b"\x1f\x8b", b"\x78")) else -15)
-            plain = inflater.decompress(body, max_bytes + 1)
-        except (zlib.error, gzip.BadGzipFile):
-            return body
-        if len(plain) > max_bytes:
-            record.fault, record.fault_value = "decompression_bomb", f"over {max_bytes} bytes from {len(body)}"
-            return plain[:max_bytes]
-        return plain
-    return body
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    plain = _inflate(body, encoding, max_bytes + 1)
+    if plain is None and _is_binary(body):
+        record.fault = record.fault or "content_encoding"
+        record.fault_value = record.fault_value or encoding
+    elif plain is not None and len(plain) > max_bytes:
+        record.fault, record.fault_value = "decompression_bomb", f"over {max_bytes} bytes from {len(body)}"
+    return body if plain is None else plain[:max_bytes]
+
+
+def _inflate(body: bytes, encoding: str, most: int) -> bytes | None:
+    """The first `most` bytes of what was compressed; None if it was not, or by something else (brotli)."""
+    try:
+        if body.startswith(b"\x1f\x8b"):
+            return zlib.decompressobj(31).decompress(body, most)
+        if body.startswith(MAGIC["zstd"]):
+            return zstandard.ZstdDecompressor().stream_reader(body).read(most)
+        if encoding == "deflate":
+            return zlib.decompressobj(15 if body.startswith(b"\x78") else -15).decompress(body, most)
+    except (zlib.error, zstandard.ZstdError):
+        pass
+    return None
+
+
+def _is_binary(body: bytes) -> bool:
+    """Whether bytes are no text of any charset: one in eleven of compressed bytes is a control character."""
+    head = body[:4096]
+    return len(head) - len(head.translate(None, _CONTROLS)) > 0.02 * len(head)
 
 
 def _unchunk(body: bytes) -> bytes:
