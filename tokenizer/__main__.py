@@ -47,6 +47,10 @@ def evaluate_command(argv: list[str]) -> None:
     args = parser.read(argv)
     paths = [Path(path) for path in args.input]
     figures = evaluate(args.tokenizer, paths, args.megabytes, args.sizes or [], args.limit)
+    text = figures["text"]
+    assert isinstance(text, dict)
+    if text["unreadable"]:
+        print(f"{text['unreadable']} records could not be read, the first: {text['examples'][0]}", file=sys.stderr)
     if args.picture:
         picture(figures, Path(args.picture))
     if args.json:

@@ -36,7 +36,7 @@ def evaluate(
     faults = Faults()
     groups = read_groups(paths, megabytes, faults, limit)
     return {
-        "text": {"input": list(map(str, paths)), "unreadable": faults.count},
+        "text": {"input": list(map(str, paths)), "unreadable": faults.count, "examples": faults.examples},
         "tokenizers": [measure(tokenizer, groups) for tokenizer in measured],
     }
 

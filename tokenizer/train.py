@@ -46,6 +46,8 @@ def train(config: TokenizerConfig, paths: list[Path], output: Path, limit: int |
         raise PermissionError(f"{output}: cannot be written")
     _say(f"counting {' '.join(map(str, paths))}")
     sample = plan_sample(paths, config.sample, limit)
+    if sample.faults.count:
+        _say(f"{sample.faults.count} records could not be read, the first: {sample.faults.examples[0]}")
     if config.algorithm == "merged_bbpe":
         _require_two_languages(sample)
     needed, limit_bytes = memory_estimate(config, sample), memory_limit(config)
