@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from torch import nn
 
 from evaluation.processes import over_processes
 from objectives.config import ObjectiveConfig
+from objectives.example import Batch
 from objectives.heldout import HeldoutRows, heldout_rows
 from tokenizer.special_tokens import SpecialTokens
-
-Documents = Sequence[NDArray[np.integer]]
 
 
 @dataclass
@@ -31,7 +30,6 @@ class HeldoutSet:
 
     batches: dict[str, list[HeldoutRows]]
     """For each language, batches of rows."""
-    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def languages(self) -> list[str]:
@@ -58,22 +56,32 @@ def build_heldout_set(
     rows_per_language: int | None = None,
     rows_in_batch: int = 8,
 ) -> HeldoutSet:
-    """The rows of each source's documents (`zh-prose`, ...), joined by language; `rows_per_language` bounds them."""
+    """The rows of each source's documents (`zh-prose`, ...), joined by language; of each the first `rows_per_language`.
+
+    ValueError where there is nothing to score.
+    """
     by_language: dict[str, list[Iterable[NDArray[np.integer]]]] = {}
     for source in sorted(documents):
         by_language.setdefault(language_of(source), []).append(documents[source])
     batches: dict[str, list[HeldoutRows]] = {}
     for language, parts in by_language.items():
-        rows_in = min(rows_in_batch, rows_per_language or rows_in_batch)
-        made = heldout_rows(
-            itertools.chain.from_iterable(parts), objective, window, special, byte_lengths, rows_in_batch=rows_in
-        )
-        taken = list(itertools.islice(made, math.ceil(rows_per_language / rows_in)) if rows_per_language else made)
+        chained = itertools.chain.from_iterable(parts)
+        made = heldout_rows(chained, objective, window, special, byte_lengths, rows_in_batch=rows_in_batch)
+        taken = list(made if rows_per_language is None else _first_rows(made, rows_per_language))
         if any(int(rows.target_bytes.sum()) for rows in taken):
             batches[language] = taken
     if not batches:
         raise ValueError("the validation shards hold no document of two tokens or more: nothing can be scored")
     return HeldoutSet(batches)
+
+
+def _first_rows(batches: Iterable[HeldoutRows], count: int) -> Iterator[HeldoutRows]:
+    """The batches that hold the first `count` rows, the last of them cut."""
+    for rows in batches:
+        yield HeldoutRows(Batch(*(array[:count] for array in rows.batch)), rows.target_bytes[:count])
+        count -= len(rows.target_bytes)
+        if count <= 0:
+            return
 
 
 @torch.no_grad()

@@ -31,11 +31,11 @@ def blank_rows(
     documents: Iterable[NDArray[np.integer]], objective: ObjectiveConfig, window: int, tokenizer: Tokenizer, rows: int
 ) -> Batch | None:
     """At most `rows` rows of documents with blanks in them, or None when the text does not fill one row."""
-    blanks = BlankInfilling(
-        dataclasses.replace(objective.blank_infilling, mask_share=1.0, sentence_share=0.0, document_share=0.0),
-        window,
-        tokenizer.special,
+    # Without the noise of training: a token is asked for behind the true ones.
+    config = dataclasses.replace(
+        objective.blank_infilling, mask_share=1.0, sentence_share=0.0, document_share=0.0, decoder_noise=0.0
     )
+    blanks = BlankInfilling(config, window, tokenizer.special)
     length = source_stride(objective.blank_infilling, "mask", window)
     pieces, total = [], 0
     for document in documents:
@@ -55,10 +55,12 @@ def blank_rows(
 @torch.no_grad()
 def score_rows(model: nn.Module, batch: Batch, part: slice, device: torch.device) -> tuple[int, int, int, int]:
     """Of some rows: right tokens, tokens, right blanks, blanks; ends included."""
+    scored = batch.loss_weights[part] > 0
+    if not scored.any():
+        return 0, 0, 0, 0
     names = ("tokens", "positions", "document", "context_end")
     inputs = {name: torch.from_numpy(getattr(batch, name)[part].astype(np.int64)).to(device) for name in names}
     best = model(**inputs).logits.argmax(dim=-1).cpu().numpy()
-    scored = batch.loss_weights[part] > 0
     hit = (best == batch.targets[part])[scored]
     # Spans lie end to end in Part B; each begins where its input is <sop>, the first input of Part B.
     begins = np.flatnonzero(batch.tokens[part][scored] == batch.tokens[part][scored][0])

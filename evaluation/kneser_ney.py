@@ -83,6 +83,8 @@ class KneserNey:
             keys = np.where(here, contexts * self.base + stream, -1)
             unique, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
             dropped = int(unique[0] == -1)
+            if len(unique) == dropped:  # no document is so long: the order before is the highest
+                break
             raw.append((unique[dropped:], counts[dropped:]))
             numbers.append(np.where(here, inverse - dropped, -1))
             if order > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -117,6 +118,47 @@ def test_what_is_scored_is_never_read_before(blanks_run: Path, workspace: Path) 
     after = token_nats(run.model, rows, CPU)
     changed = np.flatnonzero(before[0] != after[0])
     assert changed.tolist() == [last]
+
+
+@pytest.mark.parametrize(("asked", "batch"), [(1, 8), (3, 2), (4, 2), (5, 8)])
+def test_no_more_rows_than_asked_are_scored(blanks_run: Path, workspace: Path, asked: int, batch: int) -> None:
+    """And they are the first ones, however many go into a batch."""
+    run, validation = load_run(blanks_run), workspace / "tokenize" / "validation"
+    made = [
+        build_heldout_set(
+            documents_of(validation), run.objective, run.window, run.tokenizer.special, run.tokenizer.byte_lengths,
+            rows_per_language=rows, rows_in_batch=size,
+        )
+        for rows, size in ((asked, batch), (None, 1))
+    ]  # fmt: skip
+    assert made[1].rows("zh") > 5
+    assert made[0].rows("zh") == asked
+    first, every = (np.concatenate([rows.batch.tokens for rows in one.batches["zh"]]) for one in made)
+    assert (first == every[:asked]).all()
+
+
+def test_rows_without_a_blank_count_for_nothing(blanks_run: Path) -> None:
+    """Documents too short for a blank of 15 % fill the first rows."""
+    run = load_run(blanks_run)
+    end = run.tokenizer.special.endoftext
+    short, long = np.array([20, 21, 22, end]), np.append(np.arange(20, 300), end)
+    documents = [short] * 90 + [long]
+    batch = blank_rows(documents, run.objective, run.window, run.tokenizer, 12)
+    assert batch is not None
+    assert not batch.loss_weights[:4].any()
+    scores = score_blanks(run.model, {"zh": batch}, CPU)["zh"]
+    assert scores["count"] == int((batch.tokens == run.tokenizer.special.sop).sum()) > 0
+
+
+def test_blanks_are_read_without_the_noise_of_training(blanks_run: Path) -> None:
+    """The tokens before the one that is asked for are the true ones."""
+    run = load_run(blanks_run)
+    noisy = dataclasses.replace(run.objective.blank_infilling, decoder_noise=0.9)
+    document = np.append(np.arange(20, 300), run.tokenizer.special.endoftext)
+    objective = dataclasses.replace(run.objective, blank_infilling=noisy)
+    batch = blank_rows([document], objective, run.window, run.tokenizer, 4)
+    assert batch is not None
+    assert not (batch.tokens[batch.loss_weights > 0] == run.tokenizer.special.mask).any()
 
 
 def test_a_model_that_knows_the_answer_fills_every_blank(blanks_run: Path, workspace: Path) -> None:

@@ -146,6 +146,15 @@ def test_held_out_text_is_scored_as_the_models_are(workspace: Path) -> None:
         assert few[language] > three[language]
 
 
+def test_texts_shorter_than_the_order() -> None:
+    """No n-gram of five tokens was ever seen: the longest that were decide."""
+    texts = [np.array([1, 2, 0]), np.array([2, 0])]
+    short, long = (KneserNey(order, LENGTHS).fit(texts) for order in (3, 5))
+    tokens, targets = np.array([1, 2, 3, 4, 5]), np.array([2, 3, 4, 5, 6])
+    found = [model.log2_probabilities(tokens, targets, np.arange(5)) for model in (short, long)]
+    np.testing.assert_allclose(found[1], found[0])
+
+
 def test_a_text_without_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="needs text"):
         KneserNey(2, LENGTHS).fit([np.array([0, 0])])
