@@ -16,6 +16,7 @@ Layout from Megatron-LM, megatron/core/datasets/indexed_dataset.py (`_IndexWrite
 and NeMo read these files as they are. A shard is there when its `.idx` is there: `.bin` is renamed into place first.
 """
 
+import json
 import os
 import struct
 from pathlib import Path
@@ -182,3 +183,34 @@ def find_shards(folder: Path | str) -> dict[str, list[Path]]:
     if not shards:
         raise FileNotFoundError(f"{folder}: holds no token shard (<language>-<kind>/NNNNN.idx); run the stage tokenize")
     return shards
+
+
+def check_tokenizer(folder: Path | str, digest: str) -> None:
+    """Refuse the token shards of a folder of the stage tokenize when another tokenizer than that of `digest` made them.
+
+    The stage's record says which did. Raises FileNotFoundError where there is none and ValueError where it is damaged
+    or names another.
+    """
+    record = Path(folder) / "stage.json"
+    if not record.is_file():
+        raise FileNotFoundError(
+            f"{record}: missing, so nobody can tell which tokenizer made the shards; tokenize again"
+        )
+    try:
+        made_by = _find(json.loads(record.read_text(encoding="utf-8")), "tokenizer_digest")
+    except ValueError as error:
+        raise ValueError(f"{record}: not JSON: {error}; tokenize again") from error
+    if made_by is not None and made_by != digest:
+        raise ValueError(
+            f"{folder}: its shards were made with another tokenizer (digest {str(made_by)[:12]}, the given one has "
+            f"{digest[:12]}); give that tokenizer or tokenize again"
+        )
+
+
+def _find(content: object, key: str) -> object:
+    """The value of `key` anywhere in nested dictionaries."""
+    if not isinstance(content, dict):
+        return None
+    if key in content:
+        return content[key]
+    return next((found for value in content.values() if (found := _find(value, key)) is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from command_line import Parser, print_figures, run_commands
-from data.token_shards import TokenShard, find_shards
+from command_line import Parser, positive, print_figures, run_commands
+from data.token_shards import TokenShard, check_tokenizer, find_shards
 from evaluation.bits_per_byte import bits_per_byte, build_heldout_set
 from evaluation.fill_accuracy import build_blanks, score_blanks
 from evaluation.kneser_ney import kneser_ney_bits_per_byte
@@ -48,9 +49,16 @@ def _parser(command: str, description: str, limit_help: str) -> Parser:
     )
     parser.add_argument("--step", type=int, default=None, help="checkpoint's step (default: the last)")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
-    parser.add_argument("--limit", type=int, default=None, help=limit_help)
+    parser.add_argument("--limit", type=positive, default=None, help=limit_help)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _open(args: argparse.Namespace) -> tuple[LoadedRun, Path]:
+    """The run and the folder of token shards, which must be of one tokenizer."""
+    run, data = load_run(args.run, args.step, args.device), Path(args.data)
+    check_tokenizer(data, run.tokenizer.digest)
+    return run, data
 
 
 def _describe(run: LoadedRun) -> dict[str, Any]:
@@ -65,12 +73,12 @@ def bits_per_byte_command(argv: list[str]) -> int:
         "rows of held-out text a language (default: all)",
     )
     parser.add_argument(
-        "--ngram_tokens", type=int, default=0,
+        "--ngram_tokens", type=positive, default=None,
         help="also a Kneser-Ney 5-gram model of so many training tokens a language (default: none)",
     )  # fmt: skip
     parser.add_argument("--xz", action="store_true", help="also xz -9 on the whole validation text of each language")
     args = parser.read(argv)
-    run, data = load_run(args.run, args.step, args.device), Path(args.data)
+    run, data = _open(args)
     heldout = build_heldout_set(
         documents_of(data / "validation"), run.objective, run.window, run.tokenizer.special,
         run.tokenizer.byte_lengths, rows_per_language=args.limit,
@@ -107,7 +115,7 @@ def bits_per_byte_command(argv: list[str]) -> int:
 
 
 def _other_baselines(
-    run: LoadedRun, data: Path, limit: int | None, ngram_tokens: int, xz: bool
+    run: LoadedRun, data: Path, limit: int | None, ngram_tokens: int | None, xz: bool
 ) -> dict[str, dict[str, float]]:
     """The dearer models that were asked for, by name and language; the 5-gram scores what the model scores."""
     found: dict[str, dict[str, float]] = {}
@@ -132,9 +140,9 @@ def fill_accuracy_command(argv: list[str]) -> int:
         "rows of blanks a language (default: 64)",
     )
     args = parser.read(argv)
-    run = load_run(args.run, args.step, args.device)
+    run, data = _open(args)
     blanks = build_blanks(
-        documents_of(Path(args.data) / "validation"), run.objective, run.window, run.tokenizer,
+        documents_of(data / "validation"), run.objective, run.window, run.tokenizer,
         rows_per_language=args.limit or 64,
     )  # fmt: skip
     figures = score_blanks(run.model, blanks, run.device)

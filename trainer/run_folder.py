@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from data.token_shards import TokenShard, find_shards
+from data.token_shards import TokenShard, check_tokenizer, find_shards
 from tokenizer.load import Tokenizer
 from trainer.checkpoints import sweep
 from trainer.config import RunConfig, to_yaml
@@ -114,32 +114,9 @@ def check_data(data: Path | None, config: RunConfig, tokenizer: Tokenizer) -> No
         if reading:
             raise ValueError(f"--data: stage {reading[0]} reads token shards: name the folder of the stage tokenize")
         return
-    record = data / "stage.json"
     if not (data / "train").is_dir():
         raise FileNotFoundError(f"{data}: no token shards (a folder train/); run `python -m data tokenize` first")
-    if not record.is_file():
-        raise FileNotFoundError(
-            f"{record}: missing, so nobody can tell which tokenizer made the shards; tokenize again"
-        )
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{record}: not JSON: {error}; tokenize again") from error
-    digest = _find(content, "tokenizer_digest")
-    if digest is not None and digest != tokenizer.digest:
-        raise ValueError(
-            f"{data}: its shards were made with another tokenizer (digest {str(digest)[:12]}, the given one has "
-            f"{tokenizer.digest[:12]}); give that tokenizer or tokenize again"
-        )
-
-
-def _find(content: object, key: str) -> object:
-    """The value of `key` anywhere in nested dictionaries."""
-    if not isinstance(content, dict):
-        return None
-    if key in content:
-        return content[key]
-    return next((found for value in content.values() if (found := _find(value, key)) is not None), None)
+    check_tokenizer(data, tokenizer.digest)
 
 
 def first_difference(saved: object, asked: object, path: str = "") -> str | None:

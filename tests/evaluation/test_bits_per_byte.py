@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,22 @@ def test_the_command_line_and_the_run_agree(
         assert figures[language]["unigram"] > 0
     assert run_commands("python -m evaluation", commands, ["fill-accuracy", *words]) == 0
     assert 0 <= json.loads(capsys.readouterr().out)["fill_accuracy"]["zh"]["tokens"] <= 1
+
+
+def test_shards_of_another_tokenizer_are_refused(
+    blanks_run: Path, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their ids would be scored as other words."""
+    data = tmp_path / "tokenize"
+    shutil.copytree(workspace / "tokenize", data)
+    (data / "stage.json").write_text(json.dumps({"facts": {"tokenizer_digest": "0123456789abcdef"}}))
+    commands = {"bits-per-byte": (bits_per_byte_command, ""), "fill-accuracy": (fill_accuracy_command, "")}
+    capsys.readouterr()
+    for name in commands:
+        words = [name, "--run", str(blanks_run), "--data", str(data)]
+        assert run_commands("python -m evaluation", commands, words) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert "made with another tokenizer (digest 0123456789ab" in line
 
 
 def test_the_untrained_model_is_the_seeds(blanks_run: Path) -> None:
