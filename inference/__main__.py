@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from command_line import Parser, print_figures, run_commands
+from command_line import Parser, positive, print_figures, run_commands
 from inference.fill import Filled, check_can_fill, fill
 from inference.generate import generate
 from inference.load import load_run
@@ -24,8 +25,10 @@ def _parser(command: str, description: str, max_tokens: int) -> Parser:
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--text", type=str, action="append", default=[], help="a text; may be given more than once")
     parser.add_argument("--input", type=str, default=None, help="JSONL file with a text in each line's `text`")
-    parser.add_argument("--limit", type=int, default=None, help="lines of --input that are read")
-    parser.add_argument("--max_tokens", type=int, default=max_tokens, help="longest blank or continuation, in tokens")
+    parser.add_argument("--limit", type=positive, default=None, help="lines of --input that are read")
+    parser.add_argument(
+        "--max_tokens", type=positive, default=max_tokens, help="longest blank or continuation, in tokens"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws when the temperature is above 0")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -35,15 +38,17 @@ def read_texts(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The texts of `--text` and of `--input`, as objects with at least `text`."""
     rows: list[dict[str, Any]] = [{"text": text} for text in args.text]
     if args.input is not None:
-        with Path(args.input).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if args.limit is not None and number > args.limit:
-                    break
+        with Path(args.input).open("rb") as file:
+            for number, line in enumerate(itertools.islice(file, args.limit), start=1):
+                if not line.strip():
+                    continue
                 try:
                     row = json.loads(line)
-                    rows.append({**row, "text": str(row["text"])})
-                except (ValueError, KeyError, TypeError):
-                    raise ValueError(f"{args.input}: line {number}: expected a JSON object with `text`") from None
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                    raise ValueError(f"{args.input}:{number}: expected a JSON object with the string `text`")
+                rows.append(row)
     if not rows:
         raise ValueError("nothing to do: give --text TEXT or --input FILE.jsonl")
     return rows
@@ -78,7 +83,7 @@ def _print_filled(filled: Filled, row: dict[str, Any]) -> None:
     print(f"  {filled.text}")
     for blank in filled.blanks:
         tokens = " ".join(f"{token!r} {p:.3f}" for token, p in zip(blank.tokens, blank.probabilities, strict=True))
-        unfinished = "" if blank.ended else "  (cut at --max_tokens)"
+        unfinished = "" if blank.ended else "  (not ended: cut at --max_tokens or the model's positions)"
         print(f"  blank {blank.text!r}  probability {blank.probability:.3g}  = {tokens}{unfinished}")
     if "answer" in row:
         print(f"  written in the original: {row['answer']!r}")

@@ -12,12 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from inference.rows import Row, numbering_for, span_position
+from inference.rows import Row, span_position
 from inference.sampling import SamplingConfig, choose, next_log_probabilities
 from model.transformer import Transformer
-from objectives.blank_infilling import BlankTask
+from objectives.blank_infilling import BlankTask, numbering_of
 from objectives.config import ObjectiveConfig
 from tokenizer.load import Tokenizer
 
@@ -58,7 +59,7 @@ def mask_tasks(tokenizer: Tokenizer) -> dict[int, BlankTask]:
 
 def not_text(tokenizer: Tokenizer, but: Sequence[int]) -> list[int]:
     """Ids that stand for no bytes, without those in `but`: a filled blank has none of them."""
-    return [index for index, length in enumerate(tokenizer.byte_lengths.tolist()) if length == 0 and index not in but]
+    return np.setdiff1d(np.flatnonzero(tokenizer.byte_lengths == 0), but).tolist()
 
 
 def check_can_fill(objective: ObjectiveConfig) -> None:
@@ -80,8 +81,9 @@ def fill(
     device: torch.device | None = None,
     use_cache: bool = True,
 ) -> Filled:
-    """Fill every blank of `text`, from left to right. ValueError when it has none or is too long.
+    """Fill every blank of `text`, from left to right, with at most `max_tokens` (1 or more) tokens each.
 
+    ValueError when it has none or is too long. max_positions: the longest row; blanks end early rather than pass it.
     use_cache: keep keys and values, so that a token costs one token's work and not the whole row's.
     """
     check_can_fill(objective)
@@ -99,8 +101,10 @@ def fill(
     generator = torch.Generator().manual_seed(seed)
     spans: dict[int, list[int]] = {}
     blanks = []
-    for place in places:
-        room = max_tokens if max_positions is None else min(max_tokens, max_positions - len(row) - 1)
+    for number, place in enumerate(places, start=1):
+        # Beside its own <sop>, a blank leaves each later one room for <sop> and a token.
+        reserved = 1 + 2 * (len(places) - number)
+        room = max_tokens if max_positions is None else min(max_tokens, max_positions - len(row) - reserved)
         span, blank = _fill_one(
             model, tokenizer, objective, row, place, tasks[ids[place]], sampling, room, generator, device
         )
@@ -126,7 +130,7 @@ def _fill_one(
     special = tokenizer.special
     end = special.endoftext if task == "document" else special.eop
     forbidden = not_text(tokenizer, but=[end])
-    numbering = numbering_for(objective, task)
+    numbering = numbering_of(objective.blank_infilling, task)
     row.append(special.sop, *span_position(numbering, place, len(row), 0))
     span: list[int] = []
     names: list[str] = []

@@ -23,8 +23,9 @@ class Continuation:
     text: str
     """The continuation alone."""
     tokens: int
+    """Tokens of the continuation, without the end."""
     log_probability: float
-    """Natural logarithm of the probability of all its tokens."""
+    """Natural logarithm of the probability of all its tokens, and of the end where the model wrote one."""
     ended: bool
     """Whether the model ended the document by itself."""
 
@@ -42,8 +43,9 @@ def generate(
     device: torch.device | None = None,
     use_cache: bool = True,
 ) -> Continuation:
-    """Go on after `prompt` for at most `max_tokens` tokens.
+    """Go on after `prompt` for at most `max_tokens` (1 or more) tokens.
 
+    ValueError for a prompt that is too long, and for an empty one with a causal model, which has learnt no first token.
     use_cache: keep keys and values, so that a token costs one token's work and not the whole row's.
     """
     if objective.kind == "blank_infilling":
@@ -57,7 +59,9 @@ def generate(
     device = device or torch.device("cpu")
     sampling = sampling or SamplingConfig()
     special = tokenizer.special
-    ids = tokenizer.encode_prompt(prompt) or [special.endoftext]
+    ids = tokenizer.encode_prompt(prompt)
+    if not ids:
+        raise ValueError("the text is empty: a causal model goes on after a first token, of which it predicts the next")
     if max_positions is not None and len(ids) >= max_positions:
         raise ValueError(f"the prompt has {len(ids)} tokens, too many for the model's {max_positions} positions")
     room = max_tokens if max_positions is None else min(max_tokens, max_positions - len(ids))

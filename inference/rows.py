@@ -13,14 +13,7 @@ import torch
 from torch import Tensor
 
 from model.cache import Cache
-from objectives.blank_infilling import BlankTask, numbering_of
-from objectives.config import ObjectiveConfig
 from objectives.layout import Numbering
-
-
-def numbering_for(objective: ObjectiveConfig, task: BlankTask) -> Numbering:
-    """How the positions of a task's spans are numbered, in two rows when the model's positions are pairs."""
-    return numbering_of(objective.blank_infilling, task)
 
 
 @dataclass
@@ -51,12 +44,6 @@ class Row:
         self.tokens.append(token)
         self.first.append(position)
         self.second.append(inner)
-
-    def copy(self) -> Row:
-        """A row that grows by itself, without the cache."""
-        row = Row(list(self.tokens), self.context, self.two_dimensional)
-        row.first, row.second = list(self.first), list(self.second)
-        return row
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
         """What the model reads, with one row: all of it, or what the cache does not hold."""

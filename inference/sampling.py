@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,12 @@ class SamplingConfig:
     """Draw among the likeliest tokens that have this much probability together."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("temperature and top_k are not negative, top_p lies above 0 and at most at 1")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature: expected 0 or more, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k: expected 0 or more, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected more than 0 and at most 1, got {self.top_p}")
 
 
 @torch.no_grad()
@@ -40,10 +45,11 @@ def next_log_probabilities(model: nn.Module, row: Row, device: torch.device, for
 
 
 def choose(log_probabilities: Tensor, config: SamplingConfig, generator: torch.Generator) -> int:
-    """A token's id."""
+    """The id of a token, from (V,) log probabilities."""
     if config.temperature == 0:
         return int(log_probabilities.argmax())
-    scaled, order = (log_probabilities / config.temperature).sort(descending=True)
+    # From the likeliest, which is 0 at any temperature, so that a very low one leaves it and not a row of -inf.
+    scaled, order = ((log_probabilities - log_probabilities.max()).double() / config.temperature).sort(descending=True)
     if config.top_k:
         scaled, order = scaled[: config.top_k], order[: config.top_k]
     probabilities = scaled.softmax(dim=-1)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from command_line import run_commands
 from inference.__main__ import export_command, fill_command, generate_command
 from inference.fill import fill, mask_tasks
 from inference.generate import generate
 from inference.load import LoadedRun, find_checkpoint, load_run
-from inference.rows import Row, numbering_for, span_position
+from inference.rows import Row, span_position
 from inference.sampling import SamplingConfig, choose
-from objectives.blank_infilling import BlankInfilling, source_stride
-from objectives.config import BlankInfillingConfig, ObjectiveConfig
+from objectives.blank_infilling import BlankInfilling, numbering_of, source_stride
+from objectives.config import BlankInfillingConfig
 from objectives.source import SourceRows
 
 TEXT = "清晨[MASK]照进窗户，the light [MASK] through."
@@ -71,7 +74,7 @@ def test_rows_are_numbered_as_in_training(blanks: LoadedRun, positions: str, tas
     context = int(batch.context_end[0, 0])
     tokens = batch.tokens[0, :used].tolist()
     row = Row(tokens[:context], context, positions == "glm")
-    numbering = numbering_for(ObjectiveConfig(blank_infilling=config), task)
+    numbering = numbering_of(config, task)
     marks = [i for i, token in enumerate(tokens[:context]) if token in mask_tasks(blanks.tokenizer)]
     # Training shuffles the spans: find each one's mask by the position that training gave it.
     first = batch.positions[0, 0] if positions == "glm" else batch.positions[0]
@@ -109,6 +112,60 @@ def test_top_k_and_top_p_leave_out_the_unlikely() -> None:
     assert choose(scores, SamplingConfig(), generator) == 0
 
 
+@pytest.mark.parametrize("temperature", [1e-46, 1e-12])
+def test_a_very_low_temperature_takes_the_likeliest(temperature: float) -> None:
+    scores = torch.tensor([0.3, 0.5, 0.2, 0.0]).log()
+    assert choose(scores, SamplingConfig(temperature=temperature), torch.Generator().manual_seed(0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -0.1), ("temperature", math.inf), ("temperature", math.nan), ("top_k", -1), ("top_p", 0.0)],
+)
+def test_a_wrong_sampling_number_is_named(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: expected"):
+        SamplingConfig(**{field: value})
+
+
+def test_every_blank_has_room_within_the_models_positions(blanks: LoadedRun) -> None:
+    """A first blank that goes on and on leaves the later ones a token each, and none is said to have been ended."""
+    length = len(blanks.tokenizer.encode_prompt(TEXT))
+    for most in (length + 4, length + 9):
+        filled = fill(
+            blanks.model, blanks.tokenizer, blanks.objective, TEXT, max_tokens=50, max_positions=most,
+            sampling=SamplingConfig(temperature=20.0),
+        )  # fmt: skip
+        assert [len(blank.probabilities) for blank in filled.blanks] == [most - length - 3, 1]
+    with pytest.raises(ValueError, match="too many for the model's"):
+        fill(blanks.model, blanks.tokenizer, blanks.objective, TEXT, max_positions=length + 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda config: config.pop("seed"), "it lacks 'seed'"),
+        (lambda config: config["stages"][0].pop("objective"), "it lacks 'objective'"),
+        (lambda config: config["stages"][0]["data"].pop("window"), "it lacks 'window'"),
+        (lambda config: config.update(stages=[]), "list index out of range"),
+        (lambda config: config.update(model=3), "not the configuration of a run"),
+        (lambda config: config["model"].update(widht=3), "widht"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(
+    blanks_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable, expected: str
+) -> None:
+    shutil.copytree(blanks_run, tmp_path / "run")
+    path = find_checkpoint(tmp_path / "run") / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    change(config)
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    capsys.readouterr()
+    code, _, err = run_command(capsys, "fill", "--run", str(tmp_path / "run"), "--text", TEXT)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{path}: not the configuration of a run" in err
+    assert expected in err
+
+
 def run_command(capsys: pytest.CaptureFixture[str], name: str, *words: str) -> tuple[int, str, str]:
     commands = {"fill": (fill_command, ""), "generate": (generate_command, ""), "export": (export_command, "")}
     code = run_commands("python -m inference", commands, [name, *words])
@@ -129,9 +186,30 @@ def test_command_lines(blanks_run: Path, causal_run: Path, tmp_path: Path, capsy
     assert (code, err.count("\n")) == (1, 1)
     code, _, err = run_command(capsys, "fill", "--run", str(tmp_path / "none"), "--text", TEXT)
     assert (code, err.count("\n")) == (1, 1)
+    code, _, err = run_command(capsys, "fill", "--run", str(blanks_run), "--text", TEXT, "--device", "abacus")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "--device abacus" in err
+    code, _, err = run_command(capsys, "generate", "--run", str(causal_run), "--text", "")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "the text is empty" in err
     code, out, _ = run_command(capsys, "generate", "--run", str(causal_run), "--text", "the", "--max_tokens", "3")
     assert code == 0
     assert out.startswith("the")
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b'{"text": null}', b'{"txt": "a[MASK]"}', b'["a[MASK]"]', b"a[MASK]", b'"a[MASK]"']
+)
+def test_a_line_that_is_no_text_is_named(
+    blanks_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: bytes
+) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_bytes(b'{"text": "a[MASK]"}\n\n' + line + b"\n")
+    capsys.readouterr()
+    code, _, err = run_command(capsys, "fill", "--run", str(blanks_run), "--input", str(path))
+    assert (code, err) == (1, f"error: {path}:3: expected a JSON object with the string `text`\n")
+    words = ["--input", str(path), "--limit", "2", "--max_tokens", "2"]
+    assert run_command(capsys, "fill", "--run", str(blanks_run), *words)[0] == 0
 
 
 def test_an_exported_model_is_the_same_model(
