@@ -137,8 +137,11 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, pla
                 gaps += classify(final, classes) == SPACE and columns > 0 and not ended
                 pending = False
             elif kind != CONTROL:
+                dots_within = 0  # at the end of an address
                 if kind == LATIN and (code_point == 104 or code_point == 119) and url_end(buffer, i, end) > i:
                     width = int(url_end(buffer, i, end) - i)
+                    while buffer[i + width - 1 - dots_within] == 46:
+                        dots_within += 1
                     length += width - 1
                     columns += width - 1
                     solid -= 1
@@ -157,7 +160,7 @@ def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, pla
                     ended = True
                 elif role & CLOSES == 0:
                     ended = pending = False
-                dots = dots + 1 if code_point == 46 else 0
+                dots = dots + 1 if code_point == 46 else dots_within
                 first, last = first if first != 0 else code_point, code_point
             final = np.int64(buffer[i + width - 1]) if code_point < 0x80 else code_point  # of an address, its last
             i += width
