@@ -30,7 +30,8 @@ class AnnotateConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """How language and script are decided."""
     flagged_words: str | None = None
-    """A text file with one word or phrase a line: `flagged_word_share` is how much of a document lies inside them."""
+    """A text file with one word or phrase a line: `flagged_word_share` is how much of a document lies inside them. One
+    in Latin letters or digits is found as a whole word."""
     flagged_hosts: str | None = None
     """A text file with one host name a line: `flagged_host` is true for pages there and on their subdomains."""
     quality_models: dict[str, str] = field(default_factory=dict)
@@ -111,19 +112,37 @@ def _read_list(path: str | None) -> tuple[str, ...]:
     """The entries of a user's list in lower case, without blank lines and comments; none without a list."""
     if path is None:
         return ()
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    entries = tuple(line.strip().lower() for line in lines if line.strip() and not line.startswith("#"))
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save it so") from None
+    entries = tuple(line.lower() for line in lines if line and not line.startswith("#"))
     if not entries:
         raise ValueError(f"{path}: the list is empty; give one entry a line")
     return entries
 
 
 def _flagged_word_share(texts: pl.Series, words: tuple[str, ...]) -> pl.Series:
+    name = "flagged_word_share"
     if not words:
-        return pl.repeat(0.0, len(texts), dtype=pl.Float32, eager=True).alias("flagged_word_share")
-    hits = texts.str.to_lowercase().str.extract_many(list(words), leftmost=True)
-    inside = hits.list.eval(pl.element().str.len_chars()).list.sum()
-    return (inside / texts.str.len_chars().clip(lower_bound=1)).cast(pl.Float32).alias("flagged_word_share")
+        return pl.repeat(0.0, len(texts), dtype=pl.Float32, eager=True).alias(name)
+    lowered = texts.str.to_lowercase()
+    longest_first = sorted(words, key=len, reverse=True)  # of those that begin at one place the first is found
+    found = lowered.str.extract_many(longest_first, leftmost=True)
+    places = lowered.str.find_many(longest_first, leftmost=True)
+    inside = [0] * len(texts)
+    for row in (found.list.len() > 0).arg_true():
+        text = lowered[row].encode()
+        for word, place in zip(found[row], places[row], strict=True):
+            inside[row] += len(word) if _stands_apart(text, place, place + len(word.encode())) else 0
+    return (pl.Series(name, inside) / texts.str.len_chars().clip(lower_bound=1)).cast(pl.Float32)
+
+
+def _stands_apart(text: bytes, start: int, stop: int) -> bool:
+    """Whether neither end of a word cuts a run of ASCII letters and digits in two."""
+    before = text[start - 1 : start].isalnum() and text[start : start + 1].isalnum()
+    behind = text[stop - 1 : stop].isalnum() and text[stop : stop + 1].isalnum()
+    return not (before or behind)
 
 
 def _flagged_host(batch: pl.DataFrame, flagged: frozenset[str]) -> pl.Series:

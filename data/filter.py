@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 import yaml
 
+from data.schema import LANGUAGES
 from data.signals import SIGNAL_COLUMNS
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "corpus" / "filters"
@@ -72,6 +73,8 @@ class FilterConfig:
     def __post_init__(self) -> None:
         if not 0 < self.alarm_share <= 1:
             raise ValueError(f"filter: alarm_share is {self.alarm_share}, expected a share above 0 and at most 1")
+        if unknown := [language for language in self.languages if language not in LANGUAGES]:
+            raise ValueError(f"filter.languages: '{unknown[0]}' is none of {', '.join(LANGUAGES)}")
         check_thresholds(self.thresholds, "filter.thresholds")
         read_preset(self.preset)
 

@@ -172,6 +172,12 @@ def test_an_edited_list_is_another_annotation(tmp_path: Path) -> None:
         ANNOTATE.fingerprint(config, None)
 
 
+def test_language_that_does_not_exist_is_refused() -> None:
+    """Spelled otherwise it would reject every document of that language without an alarm."""
+    with pytest.raises(ValueError, match=r"filter\.languages: 'eng' is none of zh, en, mixed, other"):
+        FilterConfig(languages=["zh", "eng"])
+
+
 def test_alarms_speak_of_rules_that_drop_too_much() -> None:
     config = FilterConfig(alarm_share=0.2)
     rejects = {("zh", "filter.words"): 30, ("zh", "filter.url_share"): 10, ("other", "filter.language"): 50}

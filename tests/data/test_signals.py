@@ -136,6 +136,7 @@ def test_names_of_counts_match_the_kernels() -> None:
         ("他说：“走吧。”", "terminal_line_share", 1.0),  # a closing quote after the mark
         ("他说：“走吧。”", "stop_line_share", 0.0),  # FineWeb's rule does not see through it
         ("See http://a.example/x.\nSee www.a.example/x", "stop_line_share", 0.5),  # the mark is read as of the address
+        ("See http://a.example/x...\nSee http://a.example/x..\nwww...\nwww.x...y", "ellipsis_line_share", 0.5),
         ("第一行。\n第二行\n", "terminal_line_share", 0.5),
         ("首页 | 新闻 | 下载 | 关于", "prose_share", 0.0),
         ("首页  新闻  下载  关于  论坛  帮助  登录  注册  搜索  排行", "prose_share", 0.0),
@@ -213,19 +214,22 @@ def test_annotate_adds_every_column_once_and_drops_nothing() -> None:
 
 
 def test_a_users_lists_become_signals(tmp_path: Path) -> None:
-    (tmp_path / "words.txt").write_text("# comment\n赌场\nCasino\n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text(" # comment\n赌场\nCasin\nCasino\n", encoding="utf-8")
     (tmp_path / "hosts.txt").write_text("bad.example\n", encoding="utf-8")
     config = AnnotateConfig(flagged_words=str(tmp_path / "words.txt"), flagged_hosts=str(tmp_path / "hosts.txt"))
     table = pl.DataFrame(
         {
-            "text": ["去赌场赌", "a casino", "nothing"],
+            "text": ["去赌场赌", "a casino", "casinos, 去Casino玩"],  # a longer word is another word
             "url": ["https://www.BAD.example:8080/x", "http://notbad.example", None],
         }
     )
     found = annotate(table, config)
-    assert found["flagged_word_share"].to_list() == pytest.approx([2 / 4, 6 / 8, 0])
+    assert found["flagged_word_share"].to_list() == pytest.approx([2 / 4, 6 / 8, 6 / 17])
     assert found["flagged_host"].to_list() == [True, False, False]
     (tmp_path / "words.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "gbk.words.txt").write_bytes("赌场".encode("gbk"))
+    with pytest.raises(ValueError, match=r"words\.txt: not UTF-8"):
+        annotate(table, AnnotateConfig(flagged_words=str(tmp_path / "gbk.words.txt")))
     with pytest.raises(ValueError, match="list is empty"):
         annotate(table, AnnotateConfig(flagged_words=str(tmp_path / "words.txt"), batch_bytes=7))
 
