@@ -81,7 +81,7 @@ def read_documents(paths: list[Path], faults: Faults, limit: int | None = None) 
             if limit is not None and count >= limit:
                 return
             count += 1
-            source = str(row.get("source") or file.name)
+            source = collection_of(str(row.get("source") or file.name))
             yield Document(text, _language(row, text), str(row.get("script") or ""), source)
 
 

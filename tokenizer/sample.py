@@ -2,7 +2,8 @@
 
 Two readings of the corpus. The first counts the bytes of every stratum, from which each stratum's rate follows; the
 second takes a piece where the digest of (seed, its text) falls below the rate. So the sample depends on the texts and
-the seed alone, not on the order of files, and memory holds one document and a counter a stratum.
+the seed alone, not on the order of files (but where there are more than `MOST_STRATA` collections: those met first have
+a stratum of their own), and memory holds one document and a counter a stratum.
 """
 
 import hashlib
@@ -14,10 +15,10 @@ from tokenizer.config import SampleConfig
 from tokenizer.corpus import Faults, read_documents
 
 Stratum = tuple[str, str]
-"""(language, source)."""
+"""(language, collection)."""
 
 MOST_STRATA = 2000
-"""Sources beyond so many share one stratum a language, so that the counters stay small whatever the corpus."""
+"""Collections beyond so many share one stratum a language, so that the counters stay small whatever the corpus."""
 OTHERS = "(others)"
 
 

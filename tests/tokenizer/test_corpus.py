@@ -77,3 +77,11 @@ def test_a_document_belongs_to_a_collection() -> None:
     assert collection_of("owner/name@a2e592a8fc39:docs/index.md") == "owner/name"
     assert collection_of("https://example.org/a/b") == "example.org"
     assert collection_of("wiki") == "wiki"
+
+
+def test_a_stratum_is_a_collection_and_no_single_document(tmp_path: Path) -> None:
+    sources = [f"owner/{'large' if n % 10 else 'small'}@abc:docs/{n}.md" for n in range(3000)]
+    lines = [json.dumps({"text": f"文字{n}" * 20, "source": source}) for n, source in enumerate(sources)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    sample = plan_sample([tmp_path / "a.jsonl"], SampleConfig(language_weights={"zh": 1}))
+    assert set(sample.available) == {("zh", "owner/large"), ("zh", "owner/small")}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenizer.config import SampleConfig
-from tokenizer.corpus import Faults, collection_of, read_documents
+from tokenizer.corpus import Faults, read_documents
 from tokenizer.sample import MOST_STRATA, cut, plan_sample
 
 Rows = Callable[..., list[dict[str, str]]]
@@ -78,12 +78,6 @@ def test_counters_stay_few(tmp_path: Path, documents: Rows, write_jsonl: Write) 
     sample = plan_sample([path], SampleConfig(megabytes=0.05, piece_bytes=256))
     assert len(sample.available) <= MOST_STRATA + 2
     assert sum(1 for _ in sample.pieces()) > 10
-
-
-def test_a_document_belongs_to_a_collection() -> None:
-    assert collection_of("owner/name@a2e592a8fc39:docs/index.md") == "owner/name"
-    assert collection_of("https://example.org/a/b") == "example.org"
-    assert collection_of("wiki") == "wiki"
 
 
 def test_languages_are_guessed_where_no_row_says(tmp_path: Path, write_jsonl: Write) -> None:
