@@ -1,13 +1,18 @@
 """Time and peak memory of every data stage a document, as the corpus grows: flat, or the stage does not scale.
 
     TIANKONG_CORPUS=... python benchmarks/growth.py [--documents 25000 50000 100000] [--workers 1]
-        [--memory-mb 256] [--save FILE] [--before COMMAND ...] [--json]
+        [--memory-mb 256] [--repeats 5] [--seconds 12] [--save FILE] [--before COMMAND ...] [--json]
 
 Documents are paragraphs of the corpus's `pretrain` (60 to 300 bytes) drawn anew into texts of about 800 bytes, a fifth
 of them copies of an earlier one with a few characters changed. Every stage runs as a command of its own, so that its
 peak memory is its own. Times are of the processor, user and system, from one size to the next, so that what a command
-takes to start is in none of them (the first is from 200 documents); the kernels are compiled before. With `--save`
-each size's figures are kept as it ends, and a run that is begun again goes on with the sizes that are not in the file.
+takes to start is in none of them: the first is from 5,000 documents, enough for every shard, table and lazy import to
+have been needed once; the kernels are compiled before.
+
+A command takes a second to start, and that second varies by a tenth: as much as a short stage needs for thousands of
+documents. So a stage is run again, from nothing, until it has run `--repeats` times or taken `--seconds`, and its
+median counts. With `--save` each size's figures are kept as it ends, and a run that is begun again goes on
+with the sizes that are not in the file.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import zstandard
 
@@ -30,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("ingest", "annotate", "filter", "deduplicate", "redact", "decontaminate", "mix", "report")
 COPIES = 0.2
 SIZE = 800
-START = 200
+START = 5_000
 """Documents of the run whose time is taken for starting."""
 
 Figures = dict[str, dict[str, float]]
@@ -99,12 +105,28 @@ def run_stage(name: str, source: Path, workspace: Path, arguments: argparse.Name
     return {"cpu_seconds": seconds, "peak_mb": megabytes}
 
 
+def repeat_stage(name: str, source: Path, workspace: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """The median of a stage's runs, each from nothing; `spread` is the widest distance from it in CPU seconds."""
+    runs: list[dict[str, float]] = []
+    while len(runs) < arguments.repeats and sum(run["cpu_seconds"] for run in runs) < arguments.seconds:
+        shutil.rmtree(workspace / name, ignore_errors=True)
+        runs.append(run_stage(name, source, workspace, arguments))
+    seconds = [run["cpu_seconds"] for run in runs]
+    middle = median(seconds)
+    return {
+        "cpu_seconds": middle,
+        "peak_mb": median(run["peak_mb"] for run in runs),
+        "runs": len(runs),
+        "spread": max(abs(value - middle) for value in seconds),
+    }
+
+
 def measure(corpus: Path, folder: Path, count: int, arguments: argparse.Namespace) -> Figures:
     """Every stage on a corpus of `count` documents."""
     source, workspace = write_input(corpus, folder, count), folder / f"w{count}"
-    figures = {}
+    figures: Figures = {}
     for name in STAGES:
-        figures[name] = run_stage(name, source, workspace, arguments)
+        figures[name] = repeat_stage(name, source, workspace, arguments)
         print(f"{count:>7,} {name:<14} {figures[name]}", file=sys.stderr, flush=True)
     kept = json.loads((workspace / "deduplicate" / "stage.json").read_text(encoding="utf-8"))["counts"]
     figures["counts"] = {
@@ -118,8 +140,8 @@ def measure(corpus: Path, folder: Path, count: int, arguments: argparse.Namespac
 def growth(figures: dict[str, Figures], counts: list[int]) -> Figures:
     """For each stage what every further document costs from one size to the next (us), and the peak of memory (MB).
 
-    `time_a_document` and `memory` are the last over the first. Of three sizes and more the first is that from the
-    first size to the second: what a command takes to start weighs as much as some thousand documents.
+    `time_a_document` is the dearest interval over the first, from the smallest size on: what comes before that
+    size is left out, since a first shard finds memory and caches untouched. `memory` is the last over the first.
     """
     result: Figures = {}
     for name in STAGES:
@@ -128,8 +150,8 @@ def growth(figures: dict[str, Figures], counts: list[int]) -> Figures:
             spent = figures[str(count)][name]["cpu_seconds"] - figures[str(before)][name]["cpu_seconds"]
             row[f"us_{count}"] = round(1e6 * spent / (count - before), 1)
             row[f"mb_{count}"] = round(figures[str(count)][name]["peak_mb"], 0)
-        first = counts[1] if len(counts) > 2 else counts[0]
-        row["time_a_document"] = round(row[f"us_{counts[-1]}"] / max(row[f"us_{first}"], 0.1), 3)
+        intervals = [row[f"us_{count}"] for count in (counts[1:] if len(counts) > 2 else counts)]
+        row["time_a_document"] = round(max(intervals) / max(intervals[0], 0.1), 3)
         row["memory"] = round(row[f"mb_{counts[-1]}"] / row[f"mb_{counts[0]}"], 3)
         result[name] = row
     return result
@@ -140,6 +162,8 @@ def main() -> None:
     parser.add_argument("--documents", type=int, nargs="+", default=[25_000, 50_000, 100_000])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory-mb", type=int, default=256, help="deduplicate.memory_mb")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of a stage at most")
+    parser.add_argument("--seconds", type=float, default=12.0, help="CPU seconds after which a stage is not run again")
     parser.add_argument("--save", type=Path, default=None, help="file of the figures so far, to go on from")
     parser.add_argument("--before", type=str, default="", help="what each command is run under, e.g. `nice -n 5`")
     parser.add_argument("--json", action="store_true")
@@ -150,7 +174,8 @@ def main() -> None:
         figures = json.loads(arguments.save.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         if str(START) not in figures:
-            measure(corpus, Path(folder), START, arguments)  # compiles the kernels
+            once = argparse.Namespace(**{**vars(arguments), "repeats": 1})
+            measure(corpus, Path(folder), START, once)  # compiles the kernels
         for count in [START, *arguments.documents]:
             if str(count) in figures:
                 continue
