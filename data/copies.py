@@ -29,8 +29,8 @@ from data.deduplicate import DeduplicateConfig
 from data.exact import folded_digests
 from data.minhash import band_keys, signatures
 from data.partitions import parts, read_range, read_ranges, write_part
-from data.shingles import folded_units
-from data.verify import CLAUSES, SCORES, compare
+from data.shingles import titled_units
+from data.verify import CLAUSES, SCORES, Side, compare
 
 Array = np.ndarray
 
@@ -40,6 +40,8 @@ DENSE_BAND = 24
 """Documents in a band that are all compared with one another; in larger ones each is with the neighbours below."""
 NEIGHBOURS = 6
 PAIRS_PER_PART = 1 << 18
+UNIT_FILES = ("units", "offsets", "titles")
+"""What is kept of each shard's texts, as `shingles.titled_units` gives it."""
 
 MEMBER_SCHEMA = {
     "document": pl.UInt64,
@@ -151,8 +153,8 @@ def sign_shard(collection: Collection, shard: int, table: pl.DataFrame) -> None:
             .otherwise("text")
             .alias("text")
         )
-    units, offsets = folded_units(texts["text"])
-    _save_units(collection, shard, units, offsets)
+    units, offsets, titles = titled_units(texts["text"])
+    _save_units(collection, shard, units, offsets, titles)
     if not config.near:
         return
     shape = config.minhash
@@ -170,25 +172,21 @@ def sign_shard(collection: Collection, shard: int, table: pl.DataFrame) -> None:
     write_part(pl.DataFrame({"key": keys.ravel(), "document": documents}), collection.part("bands", shard), "key")
 
 
-def _save_units(collection: Collection, shard: int, units: Array, offsets: Array) -> None:
+def _save_units(collection: Collection, shard: int, *arrays: Array) -> None:
     folder = collection.work / "units"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, array in (("units", units), ("offsets", offsets)):
+    for name, array in zip(UNIT_FILES, arrays, strict=True):
         temporary = folder / f".{shard:05d}.{name}.{os.getpid()}"
         with open(temporary, "wb") as file:
             np.save(file, array)
         os.replace(temporary, folder / f"{shard:05d}.{name}.npy")
 
 
-def load_units(collection: Collection, shard: int) -> tuple[Array, Array]:
-    """The units of a shard's documents as memory maps."""
-    folder = collection.work / "units"
-    units = folder / f"{shard:05d}.units.npy"
+def load_units(collection: Collection, shard: int) -> tuple[Array, ...]:
+    """The arrays `UNIT_FILES` of a shard's documents as memory maps."""
+    paths = [collection.work / "units" / f"{shard:05d}.{name}.npy" for name in UNIT_FILES]
     # an empty file cannot be mapped; "c" gives the type that kernels are compiled for, and nothing is written
-    return (
-        np.load(units, mmap_mode="c" if units.stat().st_size > 128 else None),
-        np.load(folder / f"{shard:05d}.offsets.npy", mmap_mode="c"),
-    )
+    return tuple(np.load(path, mmap_mode="c" if path.stat().st_size > 128 else None) for path in paths)
 
 
 @numba.njit(cache=True)
@@ -255,7 +253,7 @@ def judge(collection: Collection, pairs: pl.DataFrame) -> pl.DataFrame:
     order = np.lexsort((right, left, shards[1], shards[0]))
     changes = (np.diff(shards[0][order]) != 0) | (np.diff(shards[1][order]) != 0)
     # each shard is opened once, and a run of pairs costs little: of a thousand shards there are half a million pairs
-    opened: dict[int, tuple[Array, Array]] = {}
+    opened: dict[int, tuple[Array, ...]] = {}
     for run in np.split(order, np.flatnonzero(changes) + 1) if pairs.height else []:
         sides = []
         for numbers, of in ((left, shards[0]), (right, shards[1])):
@@ -263,7 +261,7 @@ def judge(collection: Collection, pairs: pl.DataFrame) -> pl.DataFrame:
             if shard not in opened:
                 opened[shard] = load_units(collection, shard)
             rows = numbers[run] - np.uint64(collection.firsts[shard])
-            sides.append((*opened[shard], rows.astype(np.int64)))
+            sides.append(Side(*opened[shard], rows.astype(np.int64)))
         scores[run], clauses[run] = compare(
             sides[0],
             sides[1],

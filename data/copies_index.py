@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from data.copies import UNIT_FILES
 from data.partitions import write_part
 from data.shards import file_digest, read_json, write_json
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from data.deduplicate import DeduplicateConfig
 
 INDEX = "index.json"
+FORMAT = 2
+"""Raised when what the files hold changes: units and band keys of two formats cannot be compared."""
 STEPS = ("digests", "documents", "bands")
 
 
@@ -36,6 +39,8 @@ def read_index(folder: Path, config: DeduplicateConfig) -> list[int]:
     if not path.exists():
         raise FileNotFoundError(f"deduplicate.index: {folder} holds no {INDEX}; it is made with deduplicate.keep_index")
     described = read_json(path)
+    if described.get("format") != FORMAT:
+        raise ValueError(f"deduplicate.index: {folder} was written by an earlier version; run its corpus again")
     if described["minhash"] != asdict(config.minhash):
         raise ValueError(
             f"deduplicate.index: {folder} was made with minhash {described['minhash']}, this corpus has "
@@ -68,7 +73,7 @@ def take_index(collection: Collection) -> None:
                     write_part(table, collection.part(step, shard), table.columns[0])
             units = collection.work / "units"
             units.mkdir(parents=True, exist_ok=True)
-            for kind in ("units", "offsets"):
+            for kind in UNIT_FILES:
                 temporary = units / f".{shard:05d}.{kind}.{os.getpid()}"
                 shutil.copyfile(folder / "units" / f"{number:05d}.{kind}.npy", temporary)
                 os.replace(temporary, units / f"{shard:05d}.{kind}.npy")
@@ -88,7 +93,7 @@ def write_index_shard(collection: Collection, shard: int, survivors: pl.Series, 
             written.append(folder / step / f"{shard:05d}.parquet")
             write_part(table, written[-1], table.columns[0])
     (folder / "units").mkdir(parents=True, exist_ok=True)
-    for kind in ("units", "offsets"):
+    for kind in UNIT_FILES:
         source = collection.work / "units" / f"{shard:05d}.{kind}.npy"
         written.append(folder / "units" / source.name)
         temporary = written[-1].with_name(f".{source.name}.{os.getpid()}")
@@ -104,6 +109,7 @@ def describe_index(collection: Collection, folder: Path) -> Path:
     write_json(
         folder / INDEX,
         {
+            "format": FORMAT,
             "minhash": asdict(collection.config.minhash),
             "shards": counts,
             "files": {str(path.relative_to(folder)): file_digest(path) for path in files},

@@ -46,20 +46,29 @@ class VerifyConfig:
     apart pairs of low `variety` and pairs whose titles name different things."""
     swap: float = 0.33
     """Pairs are left apart, however alike, when this share of their replacements is one and the same ("source" for
-    "target" wherever it stands): pages of one template about two things."""
+    "target" wherever it stands): pages of one template about two things. Above 1 this is never asked, nor are the next
+    two."""
     phrases: float = 0.3
-    """Pairs are left apart when their titles name different things and this share of the replaced units is in phrases
-    of three units or more. Above 1 these two are never asked."""
+    """Pairs whose titles name different things are left apart when this share of the units that differ is in phrases of
+    three units or more ..."""
+    echo: float = 0.2
+    """... or when this share of what differs below the titles is what differs in them ..."""
+    codes: int = 1
+    """... or when so many words of five characters and more with digits in them (BC30107, 14164) stand for others."""
     jaccard: float = 0.80
     """Candidates at or above this true Jaccard of their shingles are joined."""
     containment: float = 0.95
     """Candidates are joined when this share of the shorter one's shingles is in the longer one ..."""
     containment_length: float = 0.5
     """... and the shorter one is at least this share of the longer one (an excerpt is not a copy of the book)."""
+    overlap: float = 0.8
+    """Candidates are joined when one stretch that they share is this share of the longer one ..."""
+    overlap_units: int = 1000
+    """... and has at least so many units: pieces of one work that was cut at other places."""
     edited_jaccard: float = 0.42
-    """`edited_copies` only: candidates at or above this true Jaccard are aligned ..."""
+    """Candidates below this true Jaccard are not aligned. `edited_copies` only: those at or above it are joined ..."""
     edited_similarity: float = 0.85
-    """... and joined when their longest common subsequence is at least this share of the longer one's units ..."""
+    """... when their longest common subsequence is at least this share of the longer one's units ..."""
     scatter: float = 0.6
     """... when their differences are scattered: 1 for lone edits, less where whole phrases differ ..."""
     variety: float = 0.65
@@ -71,7 +80,7 @@ class VerifyConfig:
     """Units at the beginning of a document that are aligned; alignment costs the square of it."""
 
     def __post_init__(self) -> None:
-        for name in ("jaccard", "containment", "containment_length", "edited_jaccard", "edited_similarity"):
+        for name in ("jaccard", "containment", "containment_length", "overlap", "edited_jaccard", "edited_similarity"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"deduplicate.verify.{name} is {getattr(self, name)}: expected a share in (0, 1]")
 

@@ -5,10 +5,17 @@ all over it does. They differ in another manner:
 
     swap      one thing is put for another again and again ("source" for "target" wherever it stands): the share of the
               commonest replacement among all replacements. Random edits hardly ever make the same replacement twice.
-    phrases   the title names another thing, and whole phrases stand for others: the share of replaced units that are in
-              replacements of three units or more. Edits that fall at random hit a unit here and a unit there.
     variety   different units among those that differ, over the number expected had edits fallen on the texts' units at
               random. Random edits give about 1; what says "short" where the other says "long" gives much less.
+
+Three more are asked only where the first lines of the two texts are titles that name different things. Edits that fall
+at random hit a title now and then, but the rest of the text does not follow them:
+
+    phrases   whole phrases were put in, left out or replaced: the share of differing units that are in runs of three or
+              more. What one text has at an end alone (a header, a footer, the end of a cut text) is not counted.
+    echo      what differs below the titles is what differs in them: the share of differing units that are the title's,
+              of those words that differ in a third of the places where they stand and more.
+    codes     replaced words with digits in them, five characters and more: the numbers of two entries of one list.
 
 The alignment is a longest common subsequence of units on bit vectors (Hyyrö 2004), 64 units a step, with the vectors
 of all rows kept to go back through; what both texts begin and end with is taken off before.
@@ -19,19 +26,20 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from data.shingles import is_code
 from data.text_kernels import mix
 
 Array = np.ndarray
 
-TITLE = 16
-"""Units at the beginning among which a title is looked for ..."""
-TITLE_TERM = 12
-"""... and the most units of a replacement in it: a longer one is another beginning, not another name."""
+TITLE = 40
+"""The most units of a first line that is a title."""
 PHRASE = 3
-"""Units of a replacement that is a phrase."""
+"""Units in a row that are a phrase."""
+SOLID = 12
+"""Aligned units in a row that are no chance."""
 SELDOM = 0.005
-"""Replacements in less than this share of a text's units say nothing: an edition of a novel that spells one name
-otherwise is that novel."""
+"""Differences in less than this share of the units say nothing: an edition of a novel that spells one name otherwise is
+that novel."""
 
 
 @numba.njit(cache=True, inline="always")
@@ -154,12 +162,33 @@ def align(a: Array, b: Array, count: int) -> tuple[int, Array]:
 
 
 @numba.njit(cache=True)
-def manner(a: Array, b: Array, hunks: Array) -> tuple[float, float, bool]:
-    """(swap, phrases, whether the title names another thing) of two aligned texts; see the head of this file."""
+def titles_differ(hunks: Array, title_a: int, title_b: int) -> bool:
+    """Whether the first lines (so many units each) are one line that names two things.
+
+    They differ, and share a third of the shorter one's units or stand for one another as a whole. A line that was put
+    on top is no other name, and a line of more than `TITLE` units is no title.
+    """
+    if min(title_a, title_b) == 0 or max(title_a, title_b) > TITLE:
+        return False
+    shared, differing, whole = 0, 0, False
+    behind_a, behind_b = 0, 0
+    for h in range(hunks.shape[0]):
+        start_a, stop_a, start_b, stop_b = hunks[h]
+        shared += max(0, min(start_a - behind_a, title_a - behind_a, title_b - behind_b))
+        differing += max(0, min(stop_a, title_a) - start_a) + max(0, min(stop_b, title_b) - start_b)
+        if start_a == 0 and start_b == 0:
+            whole = title_a <= stop_a <= TITLE and title_b <= stop_b <= TITLE
+        behind_a, behind_b = stop_a, stop_b
+    shared += max(0, min(title_a - behind_a, title_b - behind_b))
+    return differing > 0 and (whole or 3 * shared >= min(title_a, title_b))
+
+
+@numba.njit(cache=True)
+def swap_of(a: Array, b: Array, hunks: Array) -> float:
+    """The commonest replacement's share of all replacements of two aligned texts; see the head of this file."""
     keys = np.empty(hunks.shape[0], np.uint64)
     sizes = np.empty(hunks.shape[0], np.int64)
-    count, replaced, in_phrases = 0, 0, 0
-    renamed = False
+    count = 0
     for h in range(hunks.shape[0]):
         start_a, stop_a, start_b, stop_b = hunks[h]
         if start_a == stop_a or start_b == stop_b:
@@ -170,15 +199,8 @@ def manner(a: Array, b: Array, hunks: Array) -> tuple[float, float, bool]:
         key ^= np.uint64(0x9E3779B97F4A7C15)
         for i in range(start_b, stop_b):
             key = mix(key ^ np.uint64(b[i]))
-        size = max(stop_a - start_a, stop_b - start_b)
-        keys[count], sizes[count] = key, size
+        keys[count], sizes[count] = key, max(stop_a - start_a, stop_b - start_b)
         count += 1
-        replaced += size
-        in_phrases += size if size >= PHRASE else 0
-        renamed |= max(stop_a, stop_b) <= TITLE and size <= TITLE_TERM
-    if count == 0:
-        return 0.0, 0.0, False
-    seldom = SELDOM * max(a.shape[0], b.shape[0])
     order = np.argsort(keys[:count])
     most, units_of_most, start = 1, 0, 0
     for k in range(1, count + 1):
@@ -187,9 +209,81 @@ def manner(a: Array, b: Array, hunks: Array) -> tuple[float, float, bool]:
         if k - start > most:
             most, units_of_most = k - start, (k - start) * sizes[order[start]]
         start = k
-    swap = most / count if most > 1 and units_of_most >= seldom else 0.0
-    phrases = in_phrases / replaced if renamed and replaced >= 2 * seldom else 0.0
-    return swap, phrases, renamed
+    return most / count if most > 1 and units_of_most >= SELDOM * max(a.shape[0], b.shape[0]) else 0.0
+
+
+@numba.njit(cache=True)
+def manner(a: Array, b: Array, hunks: Array, title_a: int, title_b: int) -> tuple[float, float, int]:
+    """(phrases, echo, codes) of two aligned texts whose titles name different things; see the head of this file."""
+    differing, counted, in_phrases, codes = 0, 0, 0, 0
+    for h in range(hunks.shape[0]):
+        start_a, stop_a, start_b, stop_b = hunks[h]
+        size_a, size_b = stop_a - start_a, stop_b - start_b
+        differing += size_a + size_b
+        if size_a == size_b:
+            for i in range(size_a):
+                codes += is_code(a[start_a + i]) and is_code(b[start_b + i])
+        at_an_end = (start_a == 0 and start_b == 0) or (stop_a == a.shape[0] and stop_b == b.shape[0])
+        if at_an_end and min(size_a, size_b) == 0:
+            continue  # a header, a footer, a text cut short
+        size = max(size_a, size_b)
+        counted += size
+        in_phrases += size if size >= PHRASE else 0
+    if differing < SELDOM * (a.shape[0] + b.shape[0]):
+        return 0.0, 0.0, 0
+    below, echoed = 0, 0
+    named = np.unique(np.concatenate((a[:title_a], b[:title_b])))
+    everywhere, unaligned = np.zeros(named.shape[0], np.int64), np.zeros((named.shape[0], 2), np.int64)
+    for side in range(2):
+        units, title = (a, title_a) if side == 0 else (b, title_b)
+        for unit in units:
+            place = _place(named, unit)
+            if place >= 0:
+                everywhere[place] += 1
+        for h in range(hunks.shape[0]):
+            for i in range(hunks[h, 2 * side], hunks[h, 2 * side + 1]):
+                below += i >= title
+                place = _place(named, units[i])
+                if place >= 0:
+                    unaligned[place, int(i >= title)] += 1
+    for place in range(named.shape[0]):
+        in_titles, under = unaligned[place]
+        # a common word differs here and there; the title's differs where it stands
+        if in_titles > 0 and 3 * (in_titles + under) >= everywhere[place]:
+            echoed += under
+    # one unit that comes again may be chance
+    return in_phrases / max(1, counted), echoed / below if echoed > 1 else 0.0, codes
+
+
+@numba.njit(cache=True, inline="always")
+def _place(ordered: Array, unit: int) -> int:
+    """Where `unit` is in an ordered array; -1 if it is not."""
+    place = np.searchsorted(ordered, unit)
+    return int(place) if place < ordered.shape[0] and ordered[place] == unit else -1
+
+
+@numba.njit(cache=True)
+def overlap_of(hunks: Array, n: int, m: int) -> int:
+    """Units of the stretch that two texts of n and m units share when they were cut at other places; 0 if none.
+
+    It lies between the first and the last run of `SOLID` aligned units, and all but a twentieth of it is aligned: what
+    is to its sides is each text's own.
+    """
+    first_a, first_b, last_a, last_b = -1, -1, 0, 0
+    aligned, solid = 0, 0
+    behind_a, behind_b = 0, 0
+    for h in range(hunks.shape[0] + 1):
+        start_a, start_b = (hunks[h, 0], hunks[h, 2]) if h < hunks.shape[0] else (n, m)
+        run = start_a - behind_a
+        if run >= SOLID and first_a < 0:
+            first_a, first_b = behind_a, behind_b
+        if first_a >= 0:
+            aligned += run
+        if run >= SOLID:
+            last_a, last_b, solid = start_a, start_b, aligned
+        if h < hunks.shape[0]:
+            behind_a, behind_b = hunks[h, 1], hunks[h, 3]
+    return solid if first_a >= 0 and solid >= 0.95 * max(last_a - first_a, last_b - first_b) else 0
 
 
 @numba.njit(cache=True)

@@ -12,7 +12,7 @@ from data.report_charts import LANGUAGE_COLOURS, bars, s_curve
 from data.report_data import Stage
 from data.report_sections import Section, none, number, panel, percent, table
 from data.schema import KEPT, REJECTED
-from data.verify import SCORES
+from data.verify import CLAUSES, SCORES
 
 _PIECES = re.compile(r"[\u3400-\u9fff]|\w+|\s+|.", re.DOTALL)
 _LONG_EQUAL = 60
@@ -23,6 +23,7 @@ LEADS = {
     "edited": "Joined: edited all over. Those that came closest to being left apart.",
     "jaccard": "Joined: Jaccard high. Those nearest to the line.",
     "contained": "Joined: the shorter is in the longer.",
+    "overlapping": "Joined: one work cut at other places.",
     "refused": "Refused candidates. Those that came closest to being joined.",
 }
 
@@ -31,7 +32,9 @@ def copies_section(stage: Stage, pairs_shown: int) -> Section:
     """Clusters, candidates and their verification, and examples."""
     sizes = {int(size): stage.count("cluster_sizes", size) for size in stage.counts("cluster_sizes")}
     copies = {size: n for size, n in sorted(sizes.items()) if size > 1}
-    verified = {name: stage.count("verified", name) for name in ("jaccard", "contained", "edited", "refused")}
+    verified = {
+        name: stage.count("verified", name) for name in ("jaccard", "contained", "overlapping", "edited", "refused")
+    }
     read = stage.count("read", "documents")
     rows: list[list[str]] = [
         ["exact copies", number(stage.count("exact")), percent(stage.count("exact"), read)],

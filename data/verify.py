@@ -1,17 +1,18 @@
 """Whether a candidate pair is one text twice: true Jaccard, containment, alignment, and the manner of the differences.
 
-Three clauses, any of which joins a pair (`VerifyConfig` holds the numbers):
+Four clauses, any of which joins a pair (`VerifyConfig` holds the numbers):
 
 - the Jaccard index of the two shingle sets is high: a copy with few edits;
 - nearly all of the shorter text's shingles are in the longer one, and their lengths are not far apart: a copy
   cut short, or with a header and a footer around it;
+- the texts share one long stretch, most of both, and each has its own beginning or end: one work cut at other places;
 - preset `edited_copies` alone: the Jaccard index is middling, the texts align nearly from end to end (longest
   common subsequence of units), and their differences look like edits (`scatter` and `variety`).
 
 Pages of a reference work that share a template and differ in their facts pass the first two as copies do. So every pair
-that would be joined is aligned, and left apart when the manner of its differences is that of siblings (`swap` and
-`phrases` of `data/differences.py`). `siblings_apart` also leaves apart what only the third clause joins, pairs of low
-variety, and pairs whose titles name different things.
+that would be joined is aligned, and left apart when the manner of its differences is that of siblings (`swap`,
+`phrases`, `echo` and `codes` of `data/differences.py`). `siblings_apart` also leaves apart what only the last clause
+joins, pairs of low variety, and pairs whose titles name different things.
 
     scatter   shingles broken for each unit that differs, over the length of a shingle. A lone edit breaks as many
               shingles as it is long (1); where whole phrases differ, their units share the shingles that they break.
@@ -20,13 +21,13 @@ variety, and pairs whose titles name different things.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numba
 import numpy as np
 import polars as pl
 
-from data.differences import align, manner, number_units, slot_of, variety_of
+from data.differences import align, manner, number_units, overlap_of, slot_of, swap_of, titles_differ, variety_of
 from data.shingles import shingles_into
 
 if TYPE_CHECKING:
@@ -34,53 +35,86 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-REFUSED, JACCARD, CONTAINED, EDITED = 0, 1, 2, 3
-CLAUSES = ("refused", "jaccard", "contained", "edited")
+REFUSED, JACCARD, CONTAINED, EDITED, OVERLAPPING = 0, 1, 2, 3, 4
+CLAUSES = ("refused", "jaccard", "contained", "edited", "overlapping")
 """Names of the clauses by their number."""
-SCORES = ("jaccard", "containment", "similarity", "scatter", "variety", "swap", "phrases")
+SCORES = ("jaccard", "containment", "similarity", "scatter", "variety", "swap", "phrases", "echo", "codes", "overlap")
 """What is measured of a pair: true Jaccard, share of the smaller shingle set in the larger, aligned share of the longer
-text, and the four that say how the texts differ."""
+text, the six that say how the texts differ, and the common stretch's share of the longer text."""
+
+
+class Limits(NamedTuple):
+    """The numbers of `VerifyConfig` as the kernel takes them."""
+
+    jaccard: float
+    containment: float
+    containment_length: float
+    edited: bool
+    edited_jaccard: float
+    edited_similarity: float
+    scatter: float
+    variety: float
+    overlap: float
+    overlap_units: int
+    siblings_apart: bool
+    swap: float
+    phrases: float
+    echo: float
+    codes: int
+
+
+class Side(NamedTuple):
+    """Documents of which some are a side of pairs: as of `shingles.titled_units`, and the document of each pair."""
+
+    units: Array
+    offsets: Array
+    titles: Array
+    rows: Array
+
+
+class Document(NamedTuple):
+    """One text of a pair: its units, as many as are aligned, and how many of them are in its first line."""
+
+    units: Array
+    title: int
 
 
 @numba.njit(cache=True)
-def _judge(a: Array, b: Array, broken: int, clause: int, shingle: float, limits: Array, scores: Array) -> int:
-    """The clause that joins two texts' units (`clause`, EDITED or REFUSED); fills `scores` from `similarity` on.
+def _judge(a: Document, b: Document, broken: int, clause: int, shingle: float, limits: Limits, scores: Array) -> int:
+    """The clause that joins two texts (`clause`, OVERLAPPING, EDITED or REFUSED); fills `scores` from `similarity` on.
 
     `broken` is the number of shingles that are in one of them only; `clause` what has joined them so far.
     """
-    _, _, _, _, similarity, scatter, variety, edited, apart, swap, phrases = limits
-    numbered_a, numbered_b, count = number_units(a, b)
+    numbered_a, numbered_b, count = number_units(a.units, b.units)
     aligned, hunks = align(numbered_a, numbered_b, count)
-    swapped, in_phrases, renamed = manner(numbered_a, numbered_b, hunks)
-    differing = a.shape[0] + b.shape[0] - 2 * aligned
-    scores[2] = aligned / max(a.shape[0], b.shape[0])
-    scores[3] = broken / max(1.0, differing * shingle)
+    n, m = a.units.shape[0], b.units.shape[0]
+    renamed = titles_differ(hunks, a.title, b.title)
+    phrases, echo, codes = manner(a.units, b.units, hunks, a.title, b.title) if renamed else (0.0, 0.0, 0)
+    scores[2] = aligned / max(n, m)
+    scores[3] = broken / max(1.0, (n + m - 2 * aligned) * shingle)
     scores[4] = variety_of(numbered_a, numbered_b, count)
-    scores[5], scores[6] = swapped, in_phrases
-    if swapped >= swap or in_phrases >= phrases:
+    scores[5] = swap_of(numbered_a, numbered_b, hunks)
+    scores[6], scores[7], scores[8] = phrases, echo, codes
+    if scores[5] >= limits.swap or phrases >= limits.phrases or echo >= limits.echo or codes >= limits.codes:
         return REFUSED
-    if apart and (scores[4] < variety or renamed):
+    if limits.siblings_apart and (scores[4] < limits.variety or renamed):
         return REFUSED
-    if clause == REFUSED and edited and scores[2] >= similarity and scores[3] >= scatter and scores[4] >= variety:
-        return EDITED
-    return clause
+    if clause != REFUSED:
+        return clause
+    common = overlap_of(hunks, n, m)
+    scores[9] = common / max(n, m)
+    if common >= limits.overlap_units and scores[9] >= limits.overlap:
+        return OVERLAPPING
+    edits = scores[3] >= limits.scatter and scores[4] >= limits.variety
+    return EDITED if limits.edited and edits and scores[2] >= limits.edited_similarity else REFUSED
 
 
 @numba.njit(cache=True)
-def _compare(
-    units_a: Array,
-    offsets_a: Array,
-    rows_a: Array,
-    units_b: Array,
-    offsets_b: Array,
-    rows_b: Array,
-    characters: int,
-    words: int,
-    limits: Array,
-    longest: int,
-) -> tuple[Array, Array]:
-    """Scores (float32, (pairs, SCORES); NaN where not needed) and clauses (int8). `limits` in `compare`'s order."""
-    high, containment, shortest, middling, similarity = limits[:5]
+def _compare(left: Side, right: Side, characters: int, words: int, limits: Limits, longest: int) -> tuple[Array, Array]:
+    """Scores (float32, (pairs, SCORES); NaN where not needed) and clauses (int8)."""
+    units_a, offsets_a, titles_a, rows_a = left
+    units_b, offsets_b, titles_b, rows_b = right
+    similarity = min(limits.edited_similarity, limits.overlap)
     pairs = rows_a.shape[0]
     scores = np.full((pairs, len(SCORES)), np.float32(np.nan))
     clauses = np.zeros(pairs, np.int8)
@@ -126,50 +160,35 @@ def _compare(
         jaccard = common / (distinct_a + distinct_b - common)
         scores[p, 0], scores[p, 1] = jaccard, common / smaller
         clause = REFUSED
-        if jaccard >= high:
+        if jaccard >= limits.jaccard:
             clause = JACCARD
-        elif common >= containment * smaller and smaller >= shortest * larger:
+        elif common >= limits.containment * smaller and smaller >= limits.containment_length * larger:
             clause = CONTAINED
         stop_a, stop_b = min(stop_a, start_a + longest), min(stop_b, start_b + longest)
         shorter, longer = min(stop_a - start_a, stop_b - start_b), max(stop_a - start_a, stop_b - start_b)
-        if clause == REFUSED and (jaccard < middling or shorter < similarity * longer):
+        if clause == REFUSED and (jaccard < limits.edited_jaccard or shorter < similarity * longer):
             continue
         broken = distinct_a + distinct_b - 2 * common
-        a, b = units_a[start_a:stop_a], units_b[start_b:stop_b]
+        a = Document(units_a[start_a:stop_a], min(titles_a[rows_a[p]], stop_a - start_a))
+        b = Document(units_b[start_b:stop_b], min(titles_b[rows_b[p]], stop_b - start_b))
         clauses[p] = _judge(a, b, broken, clause, 0.5 * (characters + words), limits, scores[p])
     return scores, clauses
 
 
 def compare(
-    a: tuple[Array, Array, Array],
-    b: tuple[Array, Array, Array],
-    *,
-    han_shingle: int,
-    word_shingle: int,
-    config: VerifyConfig,
+    left: Side, right: Side, *, han_shingle: int, word_shingle: int, config: VerifyConfig
 ) -> tuple[Array, Array]:
-    """Judge pairs of documents; `a` and `b` are (units, offsets, row of each pair), sorted by `a` for speed.
+    """Judge pairs of documents: those of `left.rows` and `right.rows` in turn, sorted by `left.rows` for speed.
 
-    Returns float32 (pairs, 7), the columns named by `SCORES` (NaN where one was not needed), and the clause that joined
-    each pair (int8, `CLAUSES`).
+    Returns float32 (pairs, 10), the columns named by `SCORES` (NaN where one was not needed), and the clause that
+    joined each pair (int8, `CLAUSES`).
     """
-    limits = np.array(
-        [
-            config.jaccard,
-            config.containment,
-            config.containment_length,
-            config.edited_jaccard,
-            config.edited_similarity,
-            config.scatter,
-            config.variety,
-            config.preset == "edited_copies",
-            config.preset == "siblings_apart",
-            config.swap,
-            config.phrases,
-        ],
-        np.float64,
+    limits = Limits(
+        edited=config.preset == "edited_copies",
+        siblings_apart=config.preset == "siblings_apart",
+        **{name: getattr(config, name) for name in Limits._fields if name not in ("edited", "siblings_apart")},
     )
-    return _compare(*a, *b, han_shingle, word_shingle, limits, config.longest)
+    return _compare(left, right, han_shingle, word_shingle, limits, config.longest)  # type: ignore[no-any-return]
 
 
 def sample_pairs(verified: list[Path], documents: list[Path], each: int = 200) -> pl.DataFrame:
@@ -184,7 +203,9 @@ def sample_pairs(verified: list[Path], documents: list[Path], each: int = 200) -
         return pl.DataFrame(schema={name: strings.get(name, pl.Float32) for name in columns})
     chosen = []
     for number, name in enumerate(CLAUSES):
-        nearness = pl.coalesce("similarity", "jaccard") if name in ("refused", "edited") else pl.col("jaccard")
+        nearness = (
+            pl.coalesce("similarity", "jaccard") if name in ("refused", "edited", "overlapping") else pl.col("jaccard")
+        )
         nearest = pl.DataFrame()
         for path in verified:  # one part at a time: pairs may be more than memory holds
             part = pl.read_parquet(path, glob=False).filter(pl.col("clause") == number)

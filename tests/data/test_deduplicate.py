@@ -200,6 +200,10 @@ def test_an_index_judges_only_what_is_new(tmp_path: Path) -> None:
         read_index(tmp_path / "i", DeduplicateConfig(minhash=MinHashConfig(seed=3)))
     with pytest.raises(FileNotFoundError, match="keep_index"):
         read_index(tmp_path, config)
+    described = tmp_path / "i" / "index.json"
+    described.write_text(described.read_text(encoding="utf-8").replace('"format"', '"was"'), encoding="utf-8")
+    with pytest.raises(ValueError, match="earlier version"):
+        read_index(tmp_path / "i", config)
 
 
 def test_siblings_are_spared_by_the_manner_of_their_differences(tmp_path: Path) -> None:

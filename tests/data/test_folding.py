@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 
+import numpy as np
 import opencc
 import polars as pl
 import pytest
 
 from data.exact import folded_digests
 from data.folding import FOLD_SIZE, fold, fold_table
-from data.shingles import folded_units, placed_units
+from data.shingles import folded_units, is_code, placed_units, titled_units
 
 
 def folded(text: str) -> str:
@@ -73,3 +74,12 @@ def test_units_are_characters_and_words_in_their_places() -> None:
     assert offsets.tolist() == [0, 0, len(words)]
     again, _ = folded_units(pl.Series("text", ["第１章　glm 130b 填空 DON T 𠀀"]))
     assert again.tolist() == units.tolist()
+
+
+def test_units_of_the_first_line_and_codes() -> None:
+    texts = ["", "\n \n# 标题 two\nBody", "one line alone", "word\n", "第一 1\n\n二"]
+    units, _, titles = titled_units(pl.Series(texts))
+    assert titles.tolist() == [0, 3, 3, 1, 3]
+    assert np.array_equal(units, folded_units(pl.Series(texts))[0])
+    units, _ = folded_units(pl.Series(["BC30107 14164 1416 x1y2z3 bc301 mssql 30107x 填 2"]))
+    assert [bool(is_code(unit)) for unit in units] == [True, True, False, True, True, False, True, False, False]

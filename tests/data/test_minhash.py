@@ -8,7 +8,7 @@ import pytest
 from data.deduplicate import VerifyConfig
 from data.minhash import band_keys, catch_probability, signatures
 from data.shingles import shingles_into
-from data.verify import CLAUSES, compare
+from data.verify import CLAUSES, Side, compare
 
 
 def units_of(documents: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -84,10 +84,9 @@ def test_verification_is_the_true_jaccard(preset: str) -> None:
     config = VerifyConfig(preset=preset)  # type: ignore[arg-type]
     documents = edited_pairs(40, 120, seed=4)
     units, offsets = units_of(documents)
-    left = np.arange(0, len(documents), 2)
-    scores, clause = compare(
-        (units, offsets, left), (units, offsets, left + 1), han_shingle=3, word_shingle=3, config=config
-    )
+    left, titles = np.arange(0, len(documents), 2), np.zeros(len(documents), np.int32)
+    sides = [Side(units, offsets, titles, rows) for rows in (left, left + 1)]
+    scores, clause = compare(*sides, han_shingle=3, word_shingle=3, config=config)
     for i, row in enumerate(left):
         a, b = (shingle_set(d, 3, 3) for d in documents[row : row + 2])
         assert scores[i, 0] == pytest.approx(len(a & b) / len(a | b))
