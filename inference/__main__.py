@@ -13,7 +13,7 @@ from typing import Any
 from command_line import Parser, positive, print_figures, run_commands
 from inference.fill import Filled, check_can_fill, fill
 from inference.generate import generate
-from inference.load import load_run
+from inference.load import LoadedRun, load_run
 from inference.sampling import SamplingConfig
 from model.hugging_face import export_hugging_face
 
@@ -124,17 +124,25 @@ def export_command(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.read(argv)
     run, output = load_run(args.run, args.step), Path(args.output)
-    special = run.tokenizer.special
     written = export_hugging_face(
-        run.model, output, dtype=args.dtype, tokenizer_folder=run.folder / "tokenizer",
-        token_ids={"eos_token_id": special.endoftext, "pad_token_id": special.pad},
-    )  # fmt: skip
+        run.model, output, dtype=args.dtype, tokenizer_folder=run.folder / "tokenizer", settings=_settings_of(run)
+    )
     if args.json:
         figures = {"run": str(run.folder), "step": run.step, "output": str(output), "files": [p.name for p in written]}
         print_figures(figures, as_json=True)
     else:
         print(f"{output}: step {run.step} of {run.folder}")
     return 0
+
+
+def _settings_of(run: LoadedRun) -> dict[str, object]:
+    """What config.json says beside the model's own configuration."""
+    special, config = run.tokenizer.special, run.model.config
+    settings: dict[str, object] = {"eos_token_id": special.endoftext, "pad_token_id": special.pad}
+    if config.attention.indexer.num_heads and run.model.sparse_mode != "sparse":
+        # transformers always selects keys: a stage of dense attention is one whose top-k is never exceeded.
+        settings["index_topk"] = config.max_positions
+    return settings
 
 
 if __name__ == "__main__":

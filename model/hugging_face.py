@@ -8,7 +8,7 @@ names (docs/models.md lists them). `model/checkpoint_names.py` is the table.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -36,20 +36,21 @@ def export_hugging_face(
     *,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     tokenizer_folder: str | Path | None = None,
-    token_ids: dict[str, int | list[int]] | None = None,
+    settings: Mapping[str, object] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[Path]:
     """Write a model for transformers; returns the files written.
 
-    tokenizer_folder: its tokenizer files are copied. token_ids: entries such as eos_token_id and pad_token_id for
-    config.json, which transformers would otherwise fill with ids of its own. Raises ValueError for a model that no
-    class of theirs holds.
+    tokenizer_folder: its tokenizer files are copied. settings: further entries of config.json, such as eos_token_id
+    and pad_token_id, which transformers would otherwise fill with ids of its own. RoPE's base is the one that the model
+    has come to. Raises ValueError for a model that no class of theirs holds.
     """
     folder = Path(folder)
-    values = to_hugging_face(model.config, dtype) | {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    config = replace(model.config, position=replace(model.config.position, rope_base=model.rope_base))
+    values = to_hugging_face(config, dtype) | {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     written = save_tensors(_exported(model, COMPUTE_DTYPES[dtype]), folder, shard_bytes)
     temporary = folder / ".config.json"
-    temporary.write_text(json.dumps(values | (token_ids or {}), indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(values | dict(settings or {}), indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, folder / "config.json")
     written.append(folder / "config.json")
     for name in TOKENIZER_FILES if tokenizer_folder else ():

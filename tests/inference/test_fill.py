@@ -23,6 +23,8 @@ from inference.sampling import SamplingConfig, choose
 from objectives.blank_infilling import BlankInfilling, numbering_of, source_stride
 from objectives.config import BlankInfillingConfig
 from objectives.source import SourceRows
+from tests.tiny_run import EXPERTS_MODEL, arguments, run_config, stage
+from trainer.__main__ import pretrain_command
 
 TEXT = "清晨[MASK]照进窗户，the light [MASK] through."
 
@@ -223,6 +225,40 @@ def test_an_exported_model_is_the_same_model(
     tokens = torch.tensor([run.tokenizer.encode("the morning light came through window")])
     with torch.no_grad():
         torch.testing.assert_close(run.model(tokens).logits, theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_exported_model_attends_as_its_stage_did(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Past its top-k, densely from a dense stage and sparsely from a sparse one; and with RoPE's base of the stage.
+
+    With 16 heads no two keys score the same 0, of which either could be selected.
+    """
+    transformers = pytest.importorskip("transformers")
+    attention = {**EXPERTS_MODEL["attention"], "indexer": {"num_heads": 16, "head_dim": 8, "top_k": 4}}
+    stages = [
+        stage("dense", 1, "causal", rope_base=300.0),
+        stage("sparse", 1, "causal", sparse_attention="sparse"),
+    ]
+    config = run_config(*stages, model={**EXPERTS_MODEL, "attention": attention}, checkpoint={"every": 1})
+    assert pretrain_command(arguments(workspace, tmp_path / "run", config)) == 0
+    capsys.readouterr()
+    found = []
+    for step in (1, 2):
+        folder = str(tmp_path / f"hf{step}")
+        words = ["export", "--run", str(tmp_path / "run"), "--step", str(step), "--output", folder]
+        code, _, err = run_command(capsys, *words)
+        assert code == 0, err
+        run = load_run(tmp_path / "run", step)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert theirs.config.rope_parameters["rope_theta"] == 300.0
+        tokens = torch.tensor([run.tokenizer.encode("the morning light came through window and street")])
+        with torch.no_grad():
+            ours = run.model(tokens).logits
+            torch.testing.assert_close(ours, theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+            run.model.set_sparse_attention("off" if step == 2 else "sparse")
+            found.append((run.model(tokens).logits - ours).abs().max())
+    assert min(found) > 1e-3
 
 
 def test_a_step_that_is_not_there(blanks_run: Path) -> None:
