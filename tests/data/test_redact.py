@@ -9,7 +9,9 @@ import random
 import polars as pl
 import pytest
 
-from data.redact import KINDS, RedactConfig, is_bank_card, is_identity_card, redact
+from data.personal_data import KINDS
+from data.personal_data_checks import is_bank_card, is_identity_card
+from data.redact import RedactConfig, redact
 
 
 def masked(text: str, **fields) -> str:
@@ -141,6 +143,7 @@ def test_kinds_and_placeholder_are_settings() -> None:
     assert masked(text, types=["email"]) == "<email> 13800138000 10.0.0.8"
     assert masked(text, placeholder="[{type}]") == "[email] [mobile] 10.0.0.8"
     assert masked(text, private_addresses=True) == "<email> <mobile> <ipv4>"
+    assert masked("00:09:27::", private_addresses=True) == "00:09:27::"  # a time is no address of any kind
     with pytest.raises(ValueError, match="types is empty"):
         RedactConfig(types=[])
 
