@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from data.encode_kernels import FastEncoder
 
-KERNEL_PAYS_FROM = 4_000_000
+KERNEL_PAYS_FROM = 2_000_000
 """Bytes of text for one process from which the kernel is the faster: its tables and compiled code take a second to load
 (and four more where they were never compiled), in which the library encodes two to three megabytes."""
 
