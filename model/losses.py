@@ -4,6 +4,7 @@ For a vocabulary of 150,000 the float32 logits of one row of 4,096 tokens take 2
 a chunk at a time, recomputed in the backward pass, they take tens of megabytes at the cost of one more product.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits computed at a time."""
+CACHED_ELEMENTS = 1 << 18
+"""Logits worked on at a time on a CPU (1 MB)."""
 
 
 def chunked_cross_entropy(
@@ -50,28 +53,41 @@ def _in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_elements: 
 
 
 def _cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    logits = F.linear(hidden, weight).float()
-    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, targets.long())
+    result: tuple[Tensor, Tensor] = _CrossEntropy.apply(F.linear(hidden, weight), targets.long())
     return result
 
 
+def _slices(logits: Tensor) -> Iterator[slice]:
+    """Rows to compute in float32 at a time: as many as a CPU's cache holds, all of them elsewhere."""
+    rows = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    return (slice(start, start + rows) for start in range(0, len(logits), rows))
+
+
 class _CrossEntropy(torch.autograd.Function):
-    """Cross entropy and squared log normaliser of (T, V) logits, with one pass over V for the gradient of both."""
+    """Cross entropy and squared log normaliser of (T, V) logits, with one pass over V for the gradient of both.
+
+    The logits are kept as they came; all else of their size is float32 and lives for a slice of rows.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         places = targets.unsqueeze(1)
-        log_shares = logits.log_softmax(dim=-1)
-        losses = -log_shares.gather(1, places).squeeze(1)
+        losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        for rows in _slices(logits):
+            log_shares = logits[rows].log_softmax(dim=-1, dtype=torch.float32)
+            losses[rows] = -log_shares.gather(1, places[rows]).squeeze(1)
         # The log normaliser is the loss plus the target's logit.
         normalisers = losses + logits.gather(1, places).squeeze(1)
-        ctx.save_for_backward(log_shares, places, normalisers)
+        ctx.save_for_backward(logits, places, normalisers)
         return losses, normalisers.square()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        log_shares, places, normalisers = ctx.saved_tensors
+        logits, places, normalisers = ctx.saved_tensors
         to_losses, to_squares = gradients
         to_shares = to_losses + 2 * normalisers * to_squares
-        to_logits = log_shares.exp().mul_(to_shares.unsqueeze(1))
-        return to_logits.scatter_add_(1, places, -to_losses.unsqueeze(1)), None
+        to_logits = torch.empty_like(logits)
+        for rows in _slices(logits):
+            shares = (logits[rows] - normalisers[rows, None]).exp_().mul_(to_shares[rows, None])
+            to_logits[rows] = shares.scatter_add_(1, places[rows], -to_losses[rows, None])
+        return to_logits, None
