@@ -1,8 +1,8 @@
 """Attention behind one interface, and multi-head attention (grouped-query). The latent kind has a file of its own.
 
 `attend` is the only place where a kernel is called. CUDA takes FlexAttention, which skips the blocks that a mask hides.
-FlexAttention has no backward pass elsewhere: the CPU takes blocked attention in float32, and SDPA serves everything
-else. A vendor's kernel joins here: a name in `Backend`, a line in `backend_for` and one in `attend`.
+FlexAttention has no backward pass elsewhere: the CPU takes blocked attention, and SDPA serves everything else. A
+vendor's kernel joins here: a name in `Backend`, a line in `backend_for` and one in `attend`.
 """
 
 import functools
@@ -38,11 +38,18 @@ def attend(
     """
     if mask.blocks is not None:
         return _flex(query, key, value, mask, scale, dropout)
-    if mask.backend == "blocked" and dropout == 0 and not torch.compiler.is_compiling():
-        blocks = causal_blocks(query.shape[2], QUERY_BLOCK) if mask.queries is None else mask.queries
-        if fits(query, blocks):
-            return blocked_attention(query, key, value, blocks, scale)
+    if mask.backend == "blocked" and dropout == 0:
+        return _blocked(query, key, value, mask, scale)
     return _sdpa(query, key, value, mask, scale, dropout)
+
+
+@torch.compiler.disable
+def _blocked(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float) -> Tensor:
+    """Not compiled: its blocks differ from batch to batch, and its products are not the compiler's anyway."""
+    blocks = causal_blocks(query.shape[2], QUERY_BLOCK) if mask.queries is None else mask.queries
+    if fits(query, blocks):
+        return blocked_attention(query, key, value, blocks, scale)
+    return _sdpa(query, key, value, mask, scale, 0.0)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, dropout: float) -> Tensor:

@@ -114,7 +114,7 @@ class AttentionConfig:
     dropout: float = 0.0
     """Dropout on attention weights. Above 0 in training, SDPA is used on every device: FlexAttention has none."""
     backend: Literal["auto", "sdpa", "flex", "blocked"] = "auto"
-    """auto: FlexAttention on CUDA, blocked on the CPU (float32, uncompiled; else SDPA), SDPA elsewhere."""
+    """auto: FlexAttention on CUDA, blocked on the CPU (float32 and bfloat16; else SDPA), SDPA elsewhere."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     """Widths of latent attention."""
     indexer: IndexerConfig = field(default_factory=IndexerConfig)
