@@ -39,27 +39,32 @@ def _table_bits(entries: Integer) -> int:
     return bits
 
 
-@numba.njit(cache=True)
-def _label_pairs(keys: Array, size: Integer, table: Array, base: Integer, labels: Array, count: Array) -> None:
-    """Name each of the pairs of neighbours among `size` keys by the place of the first that equals it, and count it.
+@numba.njit(cache=True, inline="always")
+def _label_pair(keys: Array, i: Integer, table: Array, bits: int, base: Integer, labels: Array, count: Array) -> None:
+    """Name the pair of neighbours at place i by the place of the first pair that equals it, and count that.
 
     A slot of `table` holds `base` and the place of a pair; what is below `base` was left by an earlier call.
     """
+    first, second = keys[i], keys[i + 1]
+    slot = np.int64((np.uint64(first) * _FIRST + np.uint64(second) * _SECOND) >> np.uint64(64 - bits))
+    while True:
+        j = table[slot] - base
+        if j < 0:
+            table[slot], labels[i], count[i] = base + i, i, 1
+            break
+        if keys[j] == first and keys[j + 1] == second:
+            labels[i] = j
+            count[j] += 1
+            break
+        slot = (slot + 1) & ((1 << bits) - 1)
+
+
+@numba.njit(cache=True)
+def _label_pairs(keys: Array, size: Integer, table: Array, base: Integer, labels: Array, count: Array) -> None:
+    """Name and count each of the pairs of neighbours among `size` keys."""
     bits = _table_bits(size)
-    shift, mask = np.uint64(64 - bits), (1 << bits) - 1
     for i in range(size - 1):
-        first, second = keys[i], keys[i + 1]
-        slot = np.int64((np.uint64(first) * _FIRST + np.uint64(second) * _SECOND) >> shift)
-        while True:
-            j = table[slot] - base
-            if j < 0:
-                table[slot], labels[i], count[i] = base + i, i, 1
-                break
-            if keys[j] == first and keys[j + 1] == second:
-                labels[i] = j
-                count[j] += 1
-                break
-            slot = (slot + 1) & mask
+        _label_pair(keys, i, table, bits, base, labels, count)
 
 
 @numba.njit(cache=True)
@@ -68,24 +73,12 @@ def _label_longer(
 ) -> int:
     """The same for pairs of neighbours among `places[:found]`; how many there are, now in the front of `places`."""
     bits = _table_bits(found)
-    shift, mask = np.uint64(64 - bits), (1 << bits) - 1
     pairs = 0
     for k in range(found - 1):
         i = places[k]
         if places[k + 1] != i + 1:
             continue
-        first, second = keys[i], keys[i + 1]
-        slot = np.int64((np.uint64(first) * _FIRST + np.uint64(second) * _SECOND) >> shift)
-        while True:
-            j = table[slot] - base
-            if j < 0:
-                table[slot], labels[i], count[i] = base + i, i, 1
-                break
-            if keys[j] == first and keys[j + 1] == second:
-                labels[i] = j
-                count[j] += 1
-                break
-            slot = (slot + 1) & mask
+        _label_pair(keys, i, table, bits, base, labels, count)
         places[pairs] = i
         pairs += 1
     return pairs
