@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from data.encode_kernels import FastEncoder
 
 KERNEL_PAYS_FROM = 2_000_000
-"""Bytes of text for one process from which the kernel is the faster: its tables and compiled code take a second to load
-(and four more where they were never compiled), in which the library encodes two to three megabytes."""
+"""Bytes of text for one process from which the kernel is the faster: its tables and compiled code take most of a second
+to load (and four more where they were never compiled), in which the library encodes one to two megabytes."""
 
 _COLUMNS = ["text", "language", "kind"]
 
