@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,16 +73,25 @@ class WeightsBefore:
 
     @torch.no_grad()
     def ratios(self) -> dict[str, Tensor]:
-        """By part of the model, the norm of the update over the norm of the weights, over all processes."""
-        squares: dict[str, list[list[Tensor]]] = {}
-        for name, (now, before) in self._copies.items():
-            moved, whole = squares.setdefault(part_of(name), [[], []])
-            moved.append((now - before).square().sum())
-            whole.append(before.square().sum())
-        parts = sorted(squares)
-        sums = [torch.stack([torch.stack(values).sum() for values in squares[part]]) for part in parts]
+        """By part of the model, the norm of the update over the norm of the weights, over all processes.
+
+        To be asked once: the copies become the updates.
+        """
+        by_part: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for name, pair in self._copies.items():
+            by_part.setdefault(part_of(name), []).append(pair)
+        parts, sums = sorted(by_part), []
+        for part in parts:
+            now, copies = (list(tensors) for tensors in zip(*by_part[part], strict=True))
+            whole = torch._foreach_norm(copies)
+            torch._foreach_sub_(copies, now)
+            sums.append(torch.stack([_square_sum(torch._foreach_norm(copies)), _square_sum(whole)]))
         totals = sum_over_processes(torch.stack(sums))
         return dict(zip(parts, (totals[:, 0] / totals[:, 1].clamp(min=1e-30)).sqrt(), strict=True))
+
+
+def _square_sum(norms: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(norms)).square().sum()
 
 
 def indexer_divergences(state: TrainState) -> Tensor | None:

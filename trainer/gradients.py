@@ -1,4 +1,4 @@
-"""The gradient's norm over all processes, and clipping by it."""
+"""The gradient's norm over all processes, and what clipping by it divides by."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def gradient_norms(model: nn.Module, loss_scale: Tensor) -> tuple[Tensor, dict[s
 
 
 @torch.no_grad()
-def clip(model: nn.Module, norm: Tensor, largest: float, loss_scale: Tensor) -> None:
-    """Scale gradients in place so that their norm, which is `norm`, is at most `largest` (0: only unscale them)."""
-    factor = torch.ones_like(norm) if largest == 0 else (largest / (norm + 1e-6)).clamp(max=1.0)
-    gradients = [local_part(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
-    torch._foreach_mul_(gradients, factor / loss_scale)
+def clip_divisor(norm: Tensor, largest: float, loss_scale: Tensor) -> Tensor:
+    """What to divide gradients by so that their norm, which is `norm` without the loss scale, is at most `largest`
+    (0: as it is), and the loss scale is taken out. The optimiser divides while it reads them, which saves a pass."""
+    factor = torch.ones_like(norm) if largest == 0 else ((norm + 1e-6) / largest).clamp(min=1.0)
+    return factor * loss_scale

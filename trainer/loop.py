@@ -17,7 +17,7 @@ from objectives.example import TASKS, Batch
 from trainer.config import RunConfig, StageConfig
 from trainer.devices import peak_memory
 from trainer.figures import Taken, WeightsBefore, indexer_divergences
-from trainer.gradients import clip, gradient_norms
+from trainer.gradients import clip_divisor, gradient_norms
 from trainer.metrics import Interval
 from trainer.parallel import broadcast_object, sum_over_processes
 from trainer.rates import model_flops_utilization
@@ -146,10 +146,10 @@ def take_step(
     weights = loss_weights(run.config, stage)
     result = runner.run(batch, stage.batch.micro_batch_rows, passes, weights, state.loss_scale.scale)
     norm, norms = gradient_norms(state.model, state.loss_scale.scale)
-    clip(state.model, norm, stage.optimizer.gradient_clip, state.loss_scale.scale)
+    divisor = clip_divisor(norm, stage.optimizer.gradient_clip, state.loss_scale.scale)
     factor = judge(run, state, result, norm, first)
     before = WeightsBefore(state.model) if measured else None
-    state.optimizer.step(rate, factor)
+    state.optimizer.step(rate, factor, divisor)
     updates = before.ratios() if before else {}
     state.optimizer.zero_grad()
     return Taken(

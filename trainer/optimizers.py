@@ -153,8 +153,11 @@ class Optimizer:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, learning_rate: float, factor: Tensor | None = None) -> None:
-        """Update every parameter that has a gradient; a `factor` of 0 leaves everything as it was."""
+    def step(self, learning_rate: float, factor: Tensor | None = None, divisor: Tensor | None = None) -> None:
+        """Update every parameter that has a gradient; a `factor` of 0 leaves everything as it was.
+
+        Gradients are divided by `divisor` (clipping and loss scale), in place or not at all.
+        """
         if factor is not None and not self.fused:
             if not bool(factor):
                 return
@@ -163,22 +166,29 @@ class Optimizer:
             rate = learning_rate * (self.config.adamw_learning_rate_factor if self.muon else 1.0)
             for group in self.adamw.param_groups:
                 group["lr"] = rate
-            for name, part in self._adamw_parts().items():
+            parts = self._adamw_parts()
+            for name, part in parts.items():
                 gradient = self.parameters[name].grad
                 part.grad = None if gradient is None else local_part(gradient)
+            if self.fused:
+                self.adamw.grad_scale = divisor  # type: ignore[attr-defined]
+            elif divisor is not None:
+                torch._foreach_div_([part.grad for part in parts.values() if part.grad is not None], divisor)
             if factor is not None:
                 self.adamw.found_inf = 1.0 - factor  # type: ignore[attr-defined]
             self.adamw.step()
-            for part in self._adamw_parts().values():
+            for part in parts.values():
                 part.grad = None
         for one in self.muon:
-            self._muon_step(one, learning_rate, factor)
+            self._muon_step(one, learning_rate, factor, divisor)
 
-    def _muon_step(self, one: Assignment, learning_rate: float, factor: Tensor | None) -> None:
+    def _muon_step(self, one: Assignment, learning_rate: float, factor: Tensor | None, divisor: Tensor | None) -> None:
         parameter, momentum, config = self.parameters[one.name], self.momentum[one.name], self.config
         if parameter.grad is None:
             return
         gradient = local_part(parameter.grad)
+        if divisor is not None:
+            gradient = gradient / divisor
         taken = momentum.lerp(gradient, 1.0 - config.muon_momentum)
         ahead = gradient.lerp(taken, config.muon_momentum) if config.muon_nesterov else taken
         whole = like(ahead, parameter)

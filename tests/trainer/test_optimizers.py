@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,8 @@ from model.build import build_model
 from model.config import ModelConfig
 from tests.tiny_run import EXPERTS_MODEL
 from trainer.config import OptimizerConfig
+from trainer.devices import BACK_ENDS
+from trainer.gradients import clip_divisor, gradient_norms
 from trainer.muon import orthogonalize, scaled_update
 from trainer.optimizers import Optimizer, assign, freeze
 
@@ -38,6 +42,33 @@ def test_adamw_is_torchs() -> None:
         optimizer.zero_grad()
         reference.step()
         reference.zero_grad()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_divisor_of_gradients_is_torchs_clipping(name: str, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps with scaled gradients and a divisor, beside steps after clip_grad_norm_; also where AdamW is not fused."""
+    if not fused:
+        monkeypatch.setitem(BACK_ENDS, "cpu", dataclasses.replace(BACK_ENDS["cpu"], fused_adamw=False))
+    torch.manual_seed(0)
+    ours, theirs = (nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    config, loss_scale = OptimizerConfig(name=name), torch.tensor(64.0)
+    optimizer, reference = (Optimizer(model, config, assign(model, config)) for model in (ours, theirs))
+    clipped = []
+    for step in range(4):
+        x = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
+        for model, scale in ((ours, loss_scale), (theirs, torch.tensor(1.0))):
+            (model(x).square().mean() * scale * (0.01 if step == 3 else 1.0)).backward()
+        norm, _ = gradient_norms(ours, loss_scale)
+        optimizer.step(1e-2, torch.tensor(1.0), clip_divisor(norm, 0.5, loss_scale))
+        clipped.append(bool(nn.utils.clip_grad_norm_(theirs.parameters(), 0.5) > 0.5))
+        reference.step(1e-2)
+        optimizer.zero_grad()
+        reference.zero_grad()
+    assert set(clipped) == {True, False}, "both kinds of steps should be here"
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
