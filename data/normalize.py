@@ -61,7 +61,12 @@ _TAG = re.compile(TAG, re.IGNORECASE)
 _BREAK = re.compile(
     r"<br\s*/?>|</(?:div|p|li|tr|h[1-6]|table|ul|ol|blockquote|section|article|dt|dd)\s*>", re.IGNORECASE
 )
-_HIDDEN = re.compile(r"<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_HIDDEN = re.compile(r"<(script|style)\b[^>]{0,2000}>|<!--", re.IGNORECASE)
+_HIDDEN_END = {
+    "script": re.compile(r"</script\s*>", re.IGNORECASE),
+    "style": re.compile(r"</style\s*>", re.IGNORECASE),
+    "": re.compile("-->"),
+}
 _ENTITY = re.compile(ENTITY)
 _ATTRIBUTE = re.compile(r"\s(?:style|class|id|href|src|align|width)\s*=", re.IGNORECASE)
 _CODE = re.compile(r"(```.*?```|~~~.*?~~~|`[^`\n]+`)", re.DOTALL)
@@ -77,13 +82,35 @@ def strip_markup(text: str) -> str:
     closed = len(tags) >= 2 and "</" in plain
     if closed and sum(map(len, tags)) >= MARKUP_SHARE * len(plain):
         # So much of it that the page was taken whole as text: its code went through the same mill
-        return _unescape(_TAG.sub("", _BREAK.sub("\n", _HIDDEN.sub("", text))))
+        return _unescape(_without_tags(text))
     residue = closed and any(_ATTRIBUTE.search(tag) for tag in tags)
     for position in range(0, len(parts), 2):
         if residue:
-            parts[position] = _TAG.sub("", _BREAK.sub("\n", _HIDDEN.sub("", parts[position])))
+            parts[position] = _without_tags(parts[position])
         parts[position] = _unescape(parts[position])
     return "".join(parts)
+
+
+def _without_tags(text: str) -> str:
+    return _TAG.sub("", _BREAK.sub("\n", _without_hidden(text)))
+
+
+def _without_hidden(text: str) -> str:
+    """The text without scripts, style sheets and comments. Those that nothing closes stay.
+
+    Each kind's end is looked for until there is none left, so that a text of a million openings takes no longer.
+    """
+    kept, end, place = [], 0, 0
+    unclosed: set[str] = set()
+    while opening := _HIDDEN.search(text, place):
+        kind, place = (opening[1] or "").lower(), opening.end()
+        closing = None if kind in unclosed else _HIDDEN_END[kind].search(text, place)
+        if closing is None:
+            unclosed.add(kind)
+        else:
+            kept.append(text[end : opening.start()])
+            end = place = closing.end()
+    return "".join(kept) + text[end:]
 
 
 def _unescape(text: str) -> str:

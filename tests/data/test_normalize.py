@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from data.annotate import AnnotateConfig, annotate
 from data.mojibake import is_beyond_repair, repair
-from data.normalize import NormalizeConfig, normalize
+from data.normalize import NormalizeConfig, _without_hidden, normalize, strip_markup
 
 CHINESE = "他在村口等了很久，天黑了才回家。\n第二天，雨停了，路上有许多落叶。老人说：“这样的秋天，几十年没有见过。”"
 TRADITIONAL = (
@@ -209,3 +211,22 @@ def test_rows_do_not_touch_each_other() -> None:
     assert table["text"].to_list() == ["AB", ENGLISH, "", "plain"]
     assert table["normalize_changes"].to_list() == ["width", "mojibake", "", ""]
     assert normalize(table.clear(), NormalizeConfig()).height == 0
+
+
+MARKUP = ["<script>", "<SCRIPT a='b'>", "</script >", "<style>", "</Style>", "<!--", "-->", "text ", "<", ">", "\n"]
+
+
+@given(st.lists(st.sampled_from(MARKUP), max_size=14))
+def test_what_a_page_hides_is_what_one_expression_finds(parts: list[str]) -> None:
+    """The plain expression is the reference; it takes quadratic time where nothing closes."""
+    hidden = re.compile(r"<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+    text = "".join(parts)
+    assert _without_hidden(text) == hidden.sub("", text)
+
+
+@pytest.mark.parametrize("part", ["<script>a ", "<style>", "<!-- ", "<script ", "``` a\n", "~~~ ```", "<div ", "&amp;"])
+def test_markup_that_nothing_closes_takes_no_longer(part: str) -> None:
+    text = "<p>x</p><p>y</p>" + part * 100_000
+    started = time.process_time()
+    strip_markup(text)
+    assert time.process_time() - started < 20  # where each opening is searched to the end it takes minutes
