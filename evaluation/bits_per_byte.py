@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from evaluation.processes import over_processes
+from evaluation.target_loss import target_nats
 from objectives.config import ObjectiveConfig
 from objectives.example import Batch
 from objectives.heldout import HeldoutRows, heldout_rows
@@ -84,23 +85,9 @@ def _first_rows(batches: Iterable[HeldoutRows], count: int) -> Iterator[HeldoutR
             return
 
 
-@torch.no_grad()
 def token_nats(model: nn.Module, rows: HeldoutRows, device: torch.device) -> NDArray[np.float64]:
     """(B, S) nats of each scored target that stands for bytes, 0 elsewhere."""
-    batch = rows.batch
-    targets = np.where(rows.target_bytes > 0, batch.targets, -1)
-
-    def tensor(array: NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-    output = model(
-        tokens=tensor(batch.tokens.astype(np.int64)),
-        positions=tensor(batch.positions.astype(np.int64)),
-        document=tensor(batch.document),
-        context_end=tensor(batch.context_end),
-        targets=tensor(targets.astype(np.int64)),
-    )
-    return output.losses.double().cpu().numpy()
+    return target_nats(model, rows.batch, rows.target_bytes > 0, device)
 
 
 def bits_per_byte(model: nn.Module, heldout: HeldoutSet, device: torch.device) -> dict[str, float]:

@@ -18,9 +18,15 @@ from objectives.pairs import Documents, PairIndex, pack_pairs
 from tokenizer.special_tokens import SpecialTokens
 
 
-def index_pairs(prompt_lengths: Int64Array, target_lengths: Int64Array, order: Int64Array, window: int) -> PairIndex:
+def index_pairs(
+    prompt_lengths: Int64Array,
+    target_lengths: Int64Array,
+    order: Int64Array,
+    window: int,
+    files: str = "data.pair_files",
+) -> PairIndex:
     """Pack pairs into rows; the end is predicted and never read, so it adds none. ValueError where no pair fits."""
-    return pack_pairs(prompt_lengths, target_lengths, order, window, windows=1, added=0, files="data.pair_files")
+    return pack_pairs(prompt_lengths, target_lengths, order, window, windows=1, added=0, files=files)
 
 
 def build_pairs(

@@ -18,10 +18,15 @@ ADDED = 2
 
 
 def index_pairs(
-    text_lengths: Int64Array, target_lengths: Int64Array, order: Int64Array, window: int, windows: int
+    text_lengths: Int64Array,
+    target_lengths: Int64Array,
+    order: Int64Array,
+    window: int,
+    windows: int,
+    files: str = "data.mip_files",
 ) -> PairIndex:
     """Pack instruction pairs into rows; a pair has at most a `windows`-th of a row. ValueError where none fits."""
-    return pack_pairs(text_lengths, target_lengths, order, window, windows=windows, added=ADDED, files="data.mip_files")
+    return pack_pairs(text_lengths, target_lengths, order, window, windows=windows, added=ADDED, files=files)
 
 
 def build_mip(

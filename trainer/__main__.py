@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from command_line import Parser, run_commands
 from data.token_shards import TokenShard, find_shards
 from evaluation.bits_per_byte import HeldoutSet, bits_per_byte, build_heldout_set
 from evaluation.fill_accuracy import build_blanks, score_blanks
+from evaluation.target_loss import target_loss
 from objectives.example import Batch
 from tokenizer.load import Tokenizer, load_tokenizer
 from trainer import checkpoints, devices
@@ -24,6 +26,7 @@ from trainer.config import RunConfig, StageConfig, with_total_steps
 from trainer.initial_weights import check_initial, load_initial
 from trainer.loop import train
 from trainer.metrics import open_sinks
+from trainer.pairs import open_heldout_pairs
 from trainer.parallel import build_sharded, wait_for_all
 from trainer.plan import plan, plan_lines
 from trainer.plot import plot_runs
@@ -107,7 +110,7 @@ def _pretrain(
     model = build_sharded(config.model, device, config.seed, world, config.devices)
     if config.init_from and resume_from is None:
         load_initial(model, config, folder / "tokenizer", say)
-    evaluator = Evaluator(config, data, tokenizer, device)
+    evaluator = Evaluator(config, folder, data, tokenizer, device, say)
     sinks = (
         open_sinks(folder, config.log, config.total_steps, position.step if resume_from else -1)
         if world.is_first
@@ -130,20 +133,40 @@ def _pretrain(
 class Evaluator:
     """Held-out figures for the loop; the rows of a stage's window and objective are made once."""
 
-    def __init__(self, config: RunConfig, data: Path | None, tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        data: Path | None,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        """Pairs are read at once, so that a line that is none ends the run before it has begun."""
         self.config, self.data, self.tokenizer, self.device = config, data, tokenizer, device
         self.sets: dict[str, HeldoutSet] = {}
         self.blanks: dict[str, dict[str, Batch]] = {}
+        self.pairs: dict[str, list[Batch]] = {}
+        for stage in config.stages:
+            if stage.data.heldout_pair_files:
+                rows = open_heldout_pairs(stage.data, stage.objective, tokenizer, data or folder)
+                say(f"stage {stage.name}: {rows.describe()}")
+                parts = np.array_split(
+                    np.arange(rows.index.rows), math.ceil(rows.index.rows / config.evaluation.batch_rows)
+                )
+                self.pairs[stage.name] = [rows.build(part, stage.objective, tokenizer.special) for part in parts]
 
     def __call__(self, model: nn.Module, stage: StageConfig) -> dict[str, Any]:
-        """The line's figures: bits per byte and blanks filled right, a language; nothing without held-out text."""
-        if self.data is None:
-            return {}
-        if stage.name not in self.sets:
+        """The line's figures, where there are: bits per byte and blanks filled right, a language, and pairs' loss."""
+        figures: dict[str, Any] = {}
+        if self.data is not None and stage.name not in self.sets:
             self._make_rows(stage, self.data)
-        figures: dict[str, Any] = {"heldout_bits_per_byte": bits_per_byte(model, self.sets[stage.name], self.device)}
+        if stage.name in self.sets:
+            figures["heldout_bits_per_byte"] = bits_per_byte(model, self.sets[stage.name], self.device)
         if stage.name in self.blanks:
             figures["heldout_fill_accuracy"] = score_blanks(model, self.blanks[stage.name], self.device)
+        if stage.name in self.pairs:
+            figures["heldout_pair_loss"] = target_loss(model, self.pairs[stage.name], self.device)
         return figures
 
     def _make_rows(self, stage: StageConfig, data: Path) -> None:

@@ -26,6 +26,9 @@ class DataConfig:
     loss."""
     pair_share: float = 1.0
     """Share of samples that are rows of such pairs when `pair_files` are given; 1 reads no other text."""
+    heldout_pair_files: list[str] = field(default_factory=list)
+    """JSONL files of pairs that are measured and not trained on, of the form that the objective takes: lines with
+    `prompt` and `target` (causal) or with `text` and `target` (blank infilling)."""
     prefetch: int = 4
     """Batches made ahead of the training step."""
 

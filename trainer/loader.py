@@ -22,8 +22,6 @@ from objectives.causal import build_causal
 from objectives.config import ObjectiveConfig
 from objectives.example import Batch, Int64Array, empty_batch
 from objectives.fim import build_fim, fim_stride
-from objectives.fine_tuning import build_pairs
-from objectives.mip import build_mip
 from objectives.random import UInt64Array, draw_bits, stream_key
 from objectives.sentences import SentenceEnds
 from objectives.source import SourceRows
@@ -242,15 +240,10 @@ class Loader:
             yield self._tasks[source][number], _Rows(source, place[chosen], start[chosen])
 
     def _build(self, task: _Task, parts: list[_Rows], keys: UInt64Array) -> Batch:
-        if task.name == "mip":
+        if task.name in ("mip", "pair"):
             pairs = self._rows_of_pairs()
             numbers = pairs.rows(np.concatenate([rows.start for rows in parts]))
-            config, window = self.objective.blank_infilling, self.data.window
-            return build_mip(numbers, pairs.index, *pairs.pairs, config, window, self.special)
-        if task.name == "pair":
-            pairs = self._rows_of_pairs()
-            numbers = pairs.rows(np.concatenate([rows.start for rows in parts]))
-            return build_pairs(numbers, pairs.index, *pairs.pairs, self.data.window, self.special)
+            return pairs.build(numbers, self.objective, self.special)
         if task.name == "fim":
             source = self._read(parts, task.stride + 1)
             return build_fim(source, keys, self.objective.causal, self.data.window, self.special)

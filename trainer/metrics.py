@@ -95,12 +95,8 @@ class Console:
     def write(self, line: Mapping[str, Any]) -> None:
         """Print the line's main figures."""
         step = int(line["step"])
-        if "heldout_bits_per_byte" in line:
-            text = ", ".join(f"{language} {bits:.3f}" for language, bits in line["heldout_bits_per_byte"].items())
-            fills = line.get("heldout_fill_accuracy", {})
-            right = ", ".join(f"{language} {shares['tokens']:.1%}" for language, shares in fills.items())
-            text += f"; tokens of blanks right: {right}" if fills else ""
-            print(f"step {step}/{self.total}  held-out bits per byte: {text}", file=sys.stderr, flush=True)
+        if heldout := describe_heldout(line):
+            print(f"step {step}/{self.total}  held-out {heldout}", file=sys.stderr, flush=True)
             return
         if "loss" not in line:
             return
@@ -120,6 +116,19 @@ class Console:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def describe_heldout(line: Mapping[str, Any]) -> str:
+    """A line's held-out figures in words; nothing where it has none."""
+    words = []
+    if bits := line.get("heldout_bits_per_byte"):
+        words.append("bits per byte: " + ", ".join(f"{language} {value:.3f}" for language, value in bits.items()))
+    if fills := line.get("heldout_fill_accuracy"):
+        right = ", ".join(f"{language} {shares['tokens']:.1%}" for language, shares in fills.items())
+        words.append(f"tokens of blanks right: {right}")
+    if "heldout_pair_loss" in line:
+        words.append(f"pairs' loss: {line['heldout_pair_loss']:.4f}")
+    return "; ".join(words)
 
 
 class TensorBoard:

@@ -11,17 +11,20 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from data.token_shards import TokenShard, TokenShardWriter
 from objectives import fine_tuning, mip
-from objectives.example import Int64Array
+from objectives.config import ObjectiveConfig
+from objectives.example import Batch, Int64Array
 from objectives.pairs import PairIndex
 from objectives.random import stream_key
+from tokenizer.special_tokens import SpecialTokens
+from trainer.data_config import DataConfig
 from trainer.permutation import permute
 
 _LINES_AT_ONCE = 1000
@@ -41,6 +44,8 @@ class PairTokenizer(Protocol):
 class PairForm:
     """What a kind of pair is called and how it lies in a row."""
 
+    task: Literal["mip", "pair"]
+    """Of objectives.example.TASKS."""
     files: str
     """The key that names its files."""
     folder: str
@@ -51,8 +56,8 @@ class PairForm:
     """Whether a line that is no pair is an error."""
 
 
-MIP = PairForm("data.mip_files", "mip", "text", strict=False)
-FINE_TUNING = PairForm("data.pair_files", "pairs", "prompt", strict=True)
+MIP = PairForm("mip", "data.mip_files", "mip", "text", strict=False)
+FINE_TUNING = PairForm("pair", "data.pair_files", "pairs", "prompt", strict=True)
 
 
 class Pairs(NamedTuple):
@@ -146,14 +151,14 @@ class PairRows:
 
     def __init__(self, pairs: Pairs, form: PairForm, window: int, windows: int, seed: int, *path: int) -> None:
         """`seed` and `path` choose the orders; an instruction pair has at most a `windows`-th of a row."""
-        self.pairs, self.form = pairs, form
+        self.pairs, self.form, self.window = pairs, form, window
         self._seed, self._path = seed, path
         lengths = np.diff(pairs.texts.offsets), np.diff(pairs.targets.offsets)
         order = permute(len(pairs.texts), stream_key(seed, *path, 0))
         self.index: PairIndex = (
-            mip.index_pairs(*lengths, order, window, windows)
-            if form is MIP
-            else fine_tuning.index_pairs(*lengths, order, window)
+            mip.index_pairs(*lengths, order, window, windows, form.files)
+            if form.task == "mip"
+            else fine_tuning.index_pairs(*lengths, order, window, form.files)
         )
         self._orders: dict[int, Int64Array] = {}
 
@@ -164,6 +169,12 @@ class PairRows:
             f"{self.form.files}: {len(index.pairs):,} pairs in {index.rows:,} rows; {index.shortened:,} with a "
             f"{self.form.text} cut to fit, {index.left_out:,} set aside (target too long or empty)"
         )
+
+    def build(self, rows: Int64Array, objective: ObjectiveConfig, special: SpecialTokens) -> Batch:
+        """The rows of the index with the numbers `rows`."""
+        if self.form.task == "mip":
+            return mip.build_mip(rows, self.index, *self.pairs, objective.blank_infilling, self.window, special)
+        return fine_tuning.build_pairs(rows, self.index, *self.pairs, self.window, special)
 
     def rows(self, numbers: Int64Array) -> Int64Array:
         """Rows of the index for the stream's rows with `numbers`."""
@@ -176,3 +187,13 @@ class PairRows:
             order = permute(self.index.rows, stream_key(self._seed, *self._path, epoch + 1))
             self._orders = kept | {epoch: order}
         return self._orders[epoch]
+
+
+def open_heldout_pairs(
+    data: DataConfig, objective: ObjectiveConfig, tokenizer: PairTokenizer, folder: Path
+) -> PairRows:
+    """The rows of `data.heldout_pair_files`, whose lines must all be pairs of the objective's form."""
+    form = FINE_TUNING if objective.kind == "causal" else MIP
+    form = replace(form, files="data.heldout_pair_files", strict=True)
+    pairs = load_pairs(data.heldout_pair_files, tokenizer, folder, form)
+    return PairRows(pairs, form, data.window, data.mip_windows, 0)

@@ -14,6 +14,7 @@ PANELS = (
     ("loss_by_task", "loss by task"),
     ("bits_per_byte_by_language", "bits per byte of the targets, by language"),
     ("heldout_bits_per_byte", "held-out bits per byte, by language"),
+    ("heldout_pair_loss", "loss of held-out pairs (nats a target)"),
     ("grad_norm", "gradient norm"),
     ("update_ratio", "update over weights, by part"),
     ("indexer_kl", "indexers' KL (nats a query)"),

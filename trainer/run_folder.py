@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from trainer.config import RunConfig, to_yaml
 DATA_FILE = "data.json"
 
 # What may differ between the command that began a run and one that goes on with it: it changes no weight.
-MAY_CHANGE = ("checkpoint", "log", "devices.threads", "devices.recompute", "evaluation")
+MAY_CHANGE = (
+    *("checkpoint", "log", "devices.threads", "devices.recompute", "evaluation"),
+    *("stages.data.heldout_pair_files", "stages.data.prefetch"),
+)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -124,7 +128,8 @@ def first_difference(saved: object, asked: object, path: str = "") -> str | None
 
     A key that the saved one lacks has its default: the run began before there was such a key.
     """
-    if any(path == name or path.startswith(f"{name}.") for name in MAY_CHANGE):
+    key = re.sub(r"\[\d+\]", "", path)
+    if any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE):
         return None
     if dataclasses.is_dataclass(asked) and isinstance(saved, dict):
         for one in dataclasses.fields(asked):

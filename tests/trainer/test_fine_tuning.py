@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,54 @@ def test_pairs_beside_other_text(workspace: Path, pairs: Path, tmp_path: Path) -
     assert pretrain_command(arguments(workspace, tmp_path / "run", config)) == 0
     line = next(line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line)
     assert set(line["loss_by_task"]) == {"causal", "pair"}
+
+
+def test_the_loss_of_heldout_pairs_is_that_of_each_by_itself(workspace: Path, pairs: Path, tmp_path: Path) -> None:
+    """At step 0 and at the end, over targets and ends alone; and it may be asked for in the middle of a run."""
+    heldout = tmp_path / "heldout.jsonl"
+    rows = [
+        {"prompt": "the morning light", "target": " came through."},
+        {"prompt": "清晨", "target": "阳光照进窗户。"},
+        {"prompt": "he opened the book and read " * 9, "target": " a page"},  # a prompt that is cut
+    ]
+    heldout.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = tmp_path / "run"
+    assert pretrain_command([*fine_tuning(workspace, run, pairs, steps=4), "--evaluation.every", "3"]) == 0
+    lines = read_metrics(run / "metrics.jsonl")
+    assert not any("heldout_pair_loss" in line for line in lines)
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    again = fine_tuning(workspace, run, pairs, steps=4, heldout_pair_files=[str(heldout)])
+    assert pretrain_command([*again, "--evaluation.batch_rows", "1"]) == 0
+    [found] = [line for line in read_metrics(run / "metrics.jsonl") if "heldout_pair_loss" in line]
+    assert (found["step"], "heldout_bits_per_byte" in found) == (4, False)
+    loaded = load_run(run)
+    special, nats, count = loaded.tokenizer.special, 0.0, 0
+    for row in rows:
+        target = [*loaded.tokenizer.encode(row["target"]), special.endoftext]
+        prompt = loaded.tokenizer.encode(row["prompt"])[-(64 - len(target) + 1) :]
+        logits = loaded.model(torch.tensor([[*prompt, *target[:-1]]])).logits[0, len(prompt) - 1 :].double()
+        nats += float(F.cross_entropy(logits, torch.tensor(target), reduction="sum"))
+        count += len(target)
+    assert found["heldout_pair_loss"] == pytest.approx(nats / count, rel=1e-5)
+
+
+def test_heldout_pairs_of_a_model_that_fills_blanks(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pairs have a `text`; a line of the other form ends the run before it has begun."""
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text(json.dumps({"text": "the morning light", "target": " came."}) + "\n", encoding="utf-8")
+    one = stage("blanks", 1, data={"window": 64, "mip_windows": 1, "heldout_pair_files": [str(heldout)]})
+    argv = arguments(workspace, tmp_path / "run", run_config(one))
+    assert pretrain_command(argv) == 0
+    assert "data.heldout_pair_files: 1 pairs in 1 rows" in capsys.readouterr().err
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "heldout_pair_loss" in line]
+    assert [line["step"] for line in lines] == [0, 1]
+    assert all("heldout_bits_per_byte" in line and 1 < line["heldout_pair_loss"] < 20 for line in lines)
+    heldout.write_text(json.dumps({"prompt": "the light", "target": " came."}) + "\n", encoding="utf-8")
+    message = one_line(capsys, arguments(workspace, tmp_path / "other", run_config(one)))
+    assert f"{heldout}:1: expected a JSON object with the strings `text` and `target`" in message
+    assert "(data.heldout_pair_files)" in message
 
 
 def test_mistakes(workspace: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
