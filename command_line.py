@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse.typing import PositiveInt as PositiveInt  # the `type` of arguments that count something
 
 Command = Callable[[list[str]], "int | None"]
 
@@ -123,13 +124,6 @@ def run_commands(prog: str, commands: Mapping[str, tuple[Command, str]], argv: S
             raise
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 1
-
-
-def positive(value: object) -> int:
-    """A whole number of 1 or more: the `type` of arguments such as --limit, whose value may come as text or read."""
-    if not re.fullmatch(r"0*[1-9]\d*", str(value)):
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {value}")
-    return int(str(value))
 
 
 def print_figures(figures: Mapping[str, typing.Any], as_json: bool) -> None:
@@ -288,6 +282,6 @@ def _split_key(message: str) -> tuple[str, str]:
 def _explain(message: str, file: str | None, argv: Sequence[str]) -> str:
     key, problem = _split_key(message)
     if not key:
-        return problem.removeprefix("argument ")
+        return problem
     on_command_line = any(word.split("=")[0].lstrip("-") in (key, key.split(".")[0]) for word in argv)
     return f"{f'--{key}' if on_command_line or file is None else f'{file}: {key}'}: {problem}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from command_line import Parser, positive, print_figures, run_commands
+from command_line import Parser, PositiveInt, print_figures, run_commands
 from data.token_shards import TokenShard, check_tokenizer, find_shards
 from evaluation.bits_per_byte import bits_per_byte, build_heldout_set
 from evaluation.fill_accuracy import build_blanks, score_blanks
@@ -49,7 +49,7 @@ def _parser(command: str, description: str, limit_help: str) -> Parser:
     )
     parser.add_argument("--step", type=int, default=None, help="checkpoint's step (default: the last)")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
-    parser.add_argument("--limit", type=positive, default=None, help=limit_help)
+    parser.add_argument("--limit", type=PositiveInt, default=None, help=limit_help)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -73,7 +73,7 @@ def bits_per_byte_command(argv: list[str]) -> int:
         "rows of held-out text a language (default: all)",
     )
     parser.add_argument(
-        "--ngram_tokens", type=positive, default=None,
+        "--ngram_tokens", type=PositiveInt, default=None,
         help="also a Kneser-Ney 5-gram model of so many training tokens a language (default: none)",
     )  # fmt: skip
     parser.add_argument("--xz", action="store_true", help="also xz -9 on the whole validation text of each language")

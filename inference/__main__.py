@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from command_line import Parser, positive, print_figures, run_commands
+from command_line import Parser, PositiveInt, print_figures, run_commands
 from inference.fill import Filled, check_can_fill, fill
 from inference.generate import generate
 from inference.load import LoadedRun, load_run
@@ -25,9 +25,9 @@ def _parser(command: str, description: str, max_tokens: int) -> Parser:
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--text", type=str, action="append", default=[], help="a text; may be given more than once")
     parser.add_argument("--input", type=str, default=None, help="JSONL file with a text in each line's `text`")
-    parser.add_argument("--limit", type=positive, default=None, help="lines of --input that are read")
+    parser.add_argument("--limit", type=PositiveInt, default=None, help="lines of --input that are read")
     parser.add_argument(
-        "--max_tokens", type=positive, default=max_tokens, help="longest blank or continuation, in tokens"
+        "--max_tokens", type=PositiveInt, default=max_tokens, help="longest blank or continuation, in tokens"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws when the temperature is above 0")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
