@@ -14,7 +14,7 @@ at random hit a title now and then, but the rest of the text does not follow the
     phrases   whole phrases were put in, left out or replaced: the share of differing units that are in runs of three or
               more. What one text has at an end alone (a header, a footer, the end of a cut text) is not counted.
     echo      what differs below the titles is what differs in them: the share of differing units that are the title's,
-              of those words that differ in a third of the places where they stand and more.
+              of those words that differ in a fifth of the places where they stand and more.
     codes     replaced words with digits in them, five characters and more: the numbers of two entries of one list.
 
 The alignment is a longest common subsequence of units on bit vectors (Hyyrö 2004), 64 units a step, with the vectors
@@ -165,7 +165,7 @@ def align(a: Array, b: Array, count: int) -> tuple[int, Array]:
 def titles_differ(hunks: Array, title_a: int, title_b: int) -> bool:
     """Whether the first lines (so many units each) are one line that names two things.
 
-    They differ, and share a third of the shorter one's units or stand for one another as a whole. A line that was put
+    They differ, and share a third of the longer one's units or stand for one another as a whole. A line that was put
     on top is no other name, and a line of more than `TITLE` units is no title.
     """
     if min(title_a, title_b) == 0 or max(title_a, title_b) > TITLE:
@@ -180,7 +180,7 @@ def titles_differ(hunks: Array, title_a: int, title_b: int) -> bool:
             whole = title_a <= stop_a <= TITLE and title_b <= stop_b <= TITLE
         behind_a, behind_b = stop_a, stop_b
     shared += max(0, min(title_a - behind_a, title_b - behind_b))
-    return differing > 0 and (whole or 3 * shared >= min(title_a, title_b))
+    return differing > 0 and (whole or 3 * shared >= max(title_a, title_b))
 
 
 @numba.njit(cache=True)
@@ -249,7 +249,7 @@ def manner(a: Array, b: Array, hunks: Array, title_a: int, title_b: int) -> tupl
     for place in range(named.shape[0]):
         in_titles, under = unaligned[place]
         # a common word differs here and there; the title's differs where it stands
-        if in_titles > 0 and 3 * (in_titles + under) >= everywhere[place]:
+        if in_titles > 0 and 5 * (in_titles + under) >= everywhere[place]:
             echoed += under
     # one unit that comes again may be chance
     return in_phrases / max(1, counted), echoed / below if echoed > 1 else 0.0, codes
