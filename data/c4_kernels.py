@@ -15,6 +15,7 @@ from data.phrases import POLICY_PHRASES
 from data.text_kernels import Array, Integer
 
 C4_COUNTS = ("c4_lines", "c4_sentences", "c4_curly_brackets")
+LINES, SENTENCES, CURLY_BRACKETS = range(len(C4_COUNTS))
 LEAST_WORDS = 3
 LONGEST_WORD = 1000
 
@@ -140,9 +141,9 @@ def _scan_c4(
                 i += width
                 if kind == _LINE_END:
                     if words >= LEAST_WORDS and longest <= LONGEST_WORD and phrases & 1 == 0:
-                        row[2] += curly
-                        row[0] += phrases == 0
-                        row[1] += (1 + ends) * (phrases == 0)
+                        row[CURLY_BRACKETS] += curly
+                        row[LINES] += phrases == 0
+                        row[SENTENCES] += (1 + ends) * (phrases == 0)
                     words = longest = ends = phrases = 0
                     curly = over = False
                 continue

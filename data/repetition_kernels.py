@@ -22,6 +22,10 @@ BLOCK_COUNTS = (
     "line_pieces", "duplicate_lines", "duplicate_line_characters",
     "paragraphs", "duplicate_paragraphs", "duplicate_paragraph_characters", "top_line_characters",
 )  # fmt: skip
+(
+    LINE_PIECES, DUPLICATE_LINES, DUPLICATE_LINE_CHARACTERS,
+    PARAGRAPHS, DUPLICATE_PARAGRAPHS, DUPLICATE_PARAGRAPH_CHARACTERS, TOP_LINE_CHARACTERS,
+) = range(len(BLOCK_COUNTS))  # fmt: skip
 
 # Odd 64-bit constants: of SplitMix64 (Steele, Lea and Flood 2014), and two of xxHash64's primes (Collet 2012).
 _FIRST = np.uint64(0x9E3779B97F4A7C15)
@@ -255,7 +259,7 @@ def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
             inner_begin += 1
         while inner_end > inner_begin and buffer[inner_end - 1] <= 32:
             inner_end -= 1
-        row[3] = inner_begin == inner_end  # nothing but white space is one empty paragraph
+        row[PARAGRAPHS] = inner_begin == inner_end  # nothing but white space is one empty paragraph
         block = np.uint64(0)
         block_length: Integer = -1  # no line yet
         i = begin
@@ -263,22 +267,22 @@ def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
             start = i
             i, line, length = _read_line(buffer, start, end)
             if i > start or start == begin or i == end:
-                row[0] += 1
+                row[LINE_PIECES] += 1
                 times = _times_seen(line, line_keys, line_stamps, line_times, mask, document)
-                row[1] += times > 0
-                row[2] += length if times > 0 else 0
+                row[DUPLICATE_LINES] += times > 0
+                row[DUPLICATE_LINE_CHARACTERS] += length if times > 0 else 0
                 if times >= 2:
-                    row[6] = max(row[6], (times + 1) * length)
+                    row[TOP_LINE_CHARACTERS] = max(row[TOP_LINE_CHARACTERS], (times + 1) * length)
             if i > start and i > inner_begin and start < inner_end:
                 if start < inner_begin or i > inner_end:
                     _, line, length = _read_line(buffer, max(start, inner_begin), min(i, inner_end))
                 block = mix(block * _FIRST + line)
                 block_length += length + 1  # with the line feed between it and the line before
             if block_length >= 0 and (i >= inner_end or i == start):
-                row[3] += 1
+                row[PARAGRAPHS] += 1
                 if _times_seen(block, block_keys, block_stamps, block_times, mask, document) > 0:
-                    row[4] += 1
-                    row[5] += block_length
+                    row[DUPLICATE_PARAGRAPHS] += 1
+                    row[DUPLICATE_PARAGRAPH_CHARACTERS] += block_length
                 block, block_length = np.uint64(0), -1
             i += 1
 

@@ -27,6 +27,10 @@ WORD_COUNTS = (
     "words", "word_characters", "english_words", "gopher_stop_words", "fineweb2_stop_words", "distinct_words",
     "boilerplate_phrases", "policy_phrases", "javascript_mentions", "lorem_ipsum",
 )  # fmt: skip
+(
+    WORDS, WORD_CHARACTERS, ENGLISH_WORDS, GOPHER_STOPS, FINEWEB2_STOPS, DISTINCT_WORDS, PHRASES,
+) = range(len(WORD_COUNTS) - 3)  # fmt: skip
+"""The kinds of phrases follow one another from PHRASES on."""
 DISTINCT_WINDOW = 512
 _TABLE = 4096
 _ENGLISH = 1 << 40
@@ -82,6 +86,7 @@ def _word_table() -> tuple[Array, Array]:
         for phrase in phrases:
             for form in _written_forms(phrase):
                 keys = hash_units(form)
+                assert len(keys) <= _LONGEST_PHRASE, f"'{phrase}' would never be found: raise _LONGEST_PHRASE"
                 add(keys[0], _BEGINS_PHRASE)
                 running = np.uint64(0)
                 for key in keys:
@@ -110,11 +115,11 @@ def _scan_words(hashes: Array, lengths: Array, unit_offsets: Array, keys: Array,
         stop_words = np.int64(0)
         begin, stop = unit_offsets[document], unit_offsets[document + 1]
         for i in range(begin, stop):
-            row[1] += lengths[i]
+            row[WORD_CHARACTERS] += lengths[i]
             bits = _look_up(hashes[i], keys, values)
             if bits != 0:
                 stop_words |= bits
-                row[2] += (bits >> 40) & 1
+                row[ENGLISH_WORDS] += (bits >> 40) & 1
                 if bits & _BEGINS_PHRASE != 0:
                     running = np.uint64(0)
                     for j in range(i, min(i + _LONGEST_PHRASE, stop)):
@@ -122,7 +127,7 @@ def _scan_words(hashes: Array, lengths: Array, unit_offsets: Array, keys: Array,
                         found = _look_up(running, keys, values) >> 42
                         if found != 0:
                             for kind in range(4):
-                                row[6 + kind] += (found >> kind) & 1
+                                row[PHRASES + kind] += (found >> kind) & 1
                             break
             if i - begin < DISTINCT_WINDOW:
                 slot = np.int64(hashes[i] >> np.uint64(50)) & (4 * DISTINCT_WINDOW - 1)
@@ -130,12 +135,12 @@ def _scan_words(hashes: Array, lengths: Array, unit_offsets: Array, keys: Array,
                     slot = (slot + 1) & (4 * DISTINCT_WINDOW - 1)
                 if stamps[slot] != document:
                     stamps[slot], seen[slot] = document, hashes[i]
-                    row[5] += 1
-        row[0] = stop - begin
+                    row[DISTINCT_WORDS] += 1
+        row[WORDS] = stop - begin
         for bit in range(8):
-            row[3] += (stop_words >> bit) & 1
+            row[GOPHER_STOPS] += (stop_words >> bit) & 1
         for bit in range(8, 40):
-            row[4] += (stop_words >> bit) & 1
+            row[FINEWEB2_STOPS] += (stop_words >> bit) & 1
 
 
 def scan_words(hashes: Array, lengths: Array, unit_offsets: Array) -> Array:
