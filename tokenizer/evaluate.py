@@ -76,13 +76,19 @@ def open_measured(name: str, size: int | None = None) -> Measured:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such tokenizer")
-    definition = file.read_text(encoding="utf-8")
+    try:
+        definition = file.read_text(encoding="utf-8")
+        parsed = json.loads(definition)
+    except ValueError as error:
+        raise ValueError(f"{file}: not a tokenizer definition: {error}") from None
     if size is None and path.is_dir() and (path / "tokenizer_config.json").is_file():
         try:
             return _of_ours(path.name, load_tokenizer(path))
         except ValueError:
             pass  # someone else's folder, without our special tokens
-    return _of_definition(f"{path.name or name}{f'@{size}' if size else ''}", _cut(definition, size, file), file)
+    if size is not None:
+        definition = json.dumps(_cut(parsed, size, file), ensure_ascii=False)
+    return _of_definition(f"{path.name or name}{'' if size is None else f'@{size}'}", definition, file)
 
 
 def truncate(definition: dict, size: int) -> dict:
@@ -183,15 +189,15 @@ def _open_sentencepiece(path: Path) -> Measured:
     return Measured(path.name, model.encode, model.decode, values)
 
 
-def _cut(definition: str, size: int | None, file: Path) -> str:
-    if size is None:
-        return definition
-    parsed = json.loads(definition)
-    if parsed.get("model", {}).get("type") != "BPE" or (parsed.get("decoder") or {}).get("type") != "ByteLevel":
+def _cut(definition: object, size: int, file: Path) -> dict:
+    """`truncate`, or ValueError for what cannot be cut."""
+    whole = definition if isinstance(definition, dict) else {}
+    model, decoder = whole.get("model") or {}, whole.get("decoder") or {}
+    if model.get("type") != "BPE" or decoder.get("type") != "ByteLevel":
         raise ValueError(f"{file}: only a byte-level BPE can be cut to {size} tokens; leave --sizes out")
-    if size > len(parsed["model"]["vocab"]):
-        raise ValueError(f"{file}: has {len(parsed['model']['vocab'])} tokens, cannot be cut to {size}")
-    return json.dumps(truncate(parsed, size), ensure_ascii=False)
+    if not 256 <= size <= len(model["vocab"]):
+        raise ValueError(f"{file}: has {len(model['vocab'])} tokens and cannot be cut to {size}")
+    return truncate(whole, size)
 
 
 def _align(rows: Iterable[list[str]]) -> str:

@@ -105,9 +105,19 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer definition"):
         open_measured(str(tmp_path))
+    for content in ("{", "[]", "\udcff"):
+        (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+        with pytest.raises(ValueError, match=r"tokenizer\.json: "):
+            open_measured(str(tmp_path), 300)
     (tmp_path / "x.model").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"x\.model: not a SentencePiece model"):
         open_measured(str(tmp_path / "x.model"))
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_vocabulary_is_cut_to_what_it_holds(bbpe_folder: Path, size: int) -> None:
+    with pytest.raises(ValueError, match=rf"has 563 tokens and cannot be cut to {size}"):
+        open_measured(str(bbpe_folder), size)
 
 
 def test_the_commands_give_json_and_invert_each_other(bbpe_folder: Path, corpus_file: Path) -> None:
