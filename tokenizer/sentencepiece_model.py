@@ -82,9 +82,7 @@ def white_space_pieces(settings: SentencePieceConfig) -> list[str]:
 def convert(model: sentencepiece.SentencePieceProcessor, kind: str) -> tokenizers.Tokenizer:
     """The same tokenizer in the `tokenizers` library; `kind` is `bpe` or `unigram`. The ids stay as they are."""
     pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(model.get_piece_size())]
-    white = {
-        i for i, (piece, _) in enumerate(pieces) if piece in ("\n", "\t") or (piece[1:] and not piece.strip(SPACE))
-    }
+    white = {i for i, (piece, _) in enumerate(pieces) if _is_white_space(piece)}
     backend = tokenizers.Tokenizer(_unigram(pieces, white) if kind == "unigram" else _bpe(pieces, white))
     backend.normalizer = normalizers.Sequence(
         [
@@ -111,6 +109,7 @@ def convert(model: sentencepiece.SentencePieceProcessor, kind: str) -> tokenizer
 
 
 def _is_white_space(piece: str) -> bool:
+    """Whether a piece is one of `white_space_pieces`; a single space is an ordinary one."""
     return piece in ("\n", "\t") or (len(piece) > 1 and not piece.strip(SPACE))
 
 
