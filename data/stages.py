@@ -170,7 +170,7 @@ def _report(context: Context, task: str) -> Done:  # noqa: ARG001
 
 ANNOTATE = Stage(
     name="annotate",
-    version=2,
+    version=3,
     reads=(f"ingest/{KEPT}",),
     writes=(KEPT,),
     settings=lambda config: config.annotate,
@@ -180,7 +180,7 @@ ANNOTATE = Stage(
 )
 INGEST = Stage(
     name="ingest",
-    version=2,
+    version=3,
     reads=(),
     writes=(KEPT, REJECTED),
     settings=ingest.settings,
@@ -200,7 +200,7 @@ FILTER = Stage(
 )
 REDACT = Stage(
     name="redact",
-    version=2,
+    version=3,
     reads=(f"deduplicate/{KEPT}",),
     writes=(KEPT,),
     settings=lambda config: config.redact,
