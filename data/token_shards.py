@@ -19,6 +19,7 @@ and NeMo read these files as they are. A shard is there when its `.idx` is there
 import json
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -96,7 +97,10 @@ class TokenShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._file is not None
-        self._file.close()
+        with self._file as file:
+            if kind is None:  # what a rename names must be on the disk, or a power cut leaves a shard of zeros
+                file.flush()
+                os.fsync(file.fileno())
         self._file = None
         if kind is not None:
             return
@@ -117,6 +121,8 @@ class TokenShardWriter:
             file.write(lengths.tobytes())
             file.write((starts * self.dtype.itemsize).tobytes())
             file.write(np.arange(count + 1, dtype="<i8").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class TokenShard:
@@ -183,6 +189,21 @@ def find_shards(folder: Path | str) -> dict[str, list[Path]]:
     if not shards:
         raise FileNotFoundError(f"{folder}: holds no token shard (<language>-<kind>/NNNNN.idx); run the stage tokenize")
     return shards
+
+
+def documents_of(folder: Path | str) -> dict[str, Iterator[Ids]]:
+    """The documents of each source of a folder of shards, one (n,) array after the other, shard by shard.
+
+    Raises FileNotFoundError where the folder is missing or holds no shard, while reading ValueError for a damaged one.
+    """
+
+    def read(prefixes: list[Path]) -> Iterator[Ids]:
+        for prefix in prefixes:
+            shard = TokenShard(prefix)
+            for document in range(len(shard)):
+                yield shard[document]
+
+    return {source: read(prefixes) for source, prefixes in find_shards(folder).items()}
 
 
 def check_tokenizer(folder: Path | str, digest: str) -> None:
