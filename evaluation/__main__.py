@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from command_line import Parser, PositiveInt, print_figures, run_commands
-from data.token_shards import TokenShard, check_tokenizer, find_shards
+from data.token_shards import TokenShard, check_tokenizer, documents_of, find_shards
 from evaluation.bits_per_byte import bits_per_byte, build_heldout_set
 from evaluation.fill_accuracy import build_blanks, score_blanks
 from evaluation.kneser_ney import kneser_ney_bits_per_byte
@@ -20,18 +20,6 @@ from evaluation.unigram import unigram_bits_per_byte
 from evaluation.xz import xz_bits_per_byte
 from inference.load import LoadedRun, load_run, load_untrained
 from objectives.config import ObjectiveConfig
-
-
-def documents_of(folder: Path) -> dict[str, Iterator[NDArray[np.integer]]]:
-    """The documents of each source (`zh-prose`, ...) of a folder of token shards, as arrays of ids."""
-
-    def read(prefixes: list[Path]) -> Iterator[NDArray[np.integer]]:
-        for prefix in prefixes:
-            shard = TokenShard(prefix)
-            for index in range(len(shard)):
-                yield shard[index]
-
-    return {source: read(prefixes) for source, prefixes in find_shards(folder).items()}
 
 
 def tokens_of(folder: Path) -> dict[str, Iterator[NDArray[np.integer]]]:

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     tokens: Int32Array
     """(B, S) the model's inputs."""
     targets: Int32Array
-    """(B, S) what each position predicts; already shifted. The input itself where the weight is 0."""
+    """(B, S) what each position predicts; already shifted. Some id without a meaning where the weight is 0."""
     loss_weights: NDArray[np.float32]
     """(B, S) 1 where the position is a target, 0 elsewhere."""
     positions: Int32Array

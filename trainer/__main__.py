@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from command_line import Parser, run_commands
-from data.token_shards import TokenShard, find_shards
+from data.token_shards import documents_of
 from evaluation.bits_per_byte import HeldoutSet, bits_per_byte, build_heldout_set
 from evaluation.fill_accuracy import build_blanks, score_blanks
 from evaluation.target_loss import target_loss
@@ -172,25 +172,17 @@ class Evaluator:
     def _make_rows(self, stage: StageConfig, data: Path) -> None:
         config = self.config.evaluation
         self.sets[stage.name] = build_heldout_set(
-            _documents(data), stage.objective, stage.data.window, self.tokenizer.special, self.tokenizer.byte_lengths,
-            rows_per_language=config.rows_per_language, rows_in_batch=config.batch_rows,
+            documents_of(data / "validation"), stage.objective, stage.data.window, self.tokenizer.special,
+            self.tokenizer.byte_lengths, rows_per_language=config.rows_per_language, rows_in_batch=config.batch_rows,
         )  # fmt: skip
         if stage.objective.kind == "blank_infilling" and config.fill_rows_per_language:
             try:
                 self.blanks[stage.name] = build_blanks(
-                    _documents(data), stage.objective, stage.data.window, self.tokenizer,
+                    documents_of(data / "validation"), stage.objective, stage.data.window, self.tokenizer,
                     rows_per_language=config.fill_rows_per_language,
                 )  # fmt: skip
             except ValueError as error:  # too little held-out text for a row of blanks
                 checkpoints.warn(f"stage {stage.name}: {error}")
-
-
-def _documents(data: Path) -> dict[str, Iterator[np.ndarray]]:
-    """The held-out documents of each source."""
-    return {
-        source: (shard[i] for prefix in prefixes for shard in [TokenShard(prefix)] for i in range(len(shard)))
-        for source, prefixes in find_shards(data / "validation").items()
-    }
 
 
 def plan_command(argv: list[str]) -> int:

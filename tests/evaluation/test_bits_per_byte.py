@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from command_line import run_commands
-from evaluation.__main__ import bits_per_byte_command, documents_of, fill_accuracy_command, tokens_of
+from data.token_shards import documents_of
+from evaluation.__main__ import bits_per_byte_command, fill_accuracy_command, tokens_of
 from evaluation.bits_per_byte import bits_per_byte, build_heldout_set, scored_bytes, token_nats
 from evaluation.fill_accuracy import blank_rows, score_blanks
 from evaluation.unigram import unigram_bits_per_byte

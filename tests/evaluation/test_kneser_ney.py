@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.__main__ import bits_per_byte_command, documents_of
+from data.token_shards import documents_of
+from evaluation.__main__ import bits_per_byte_command
 from evaluation.bits_per_byte import build_heldout_set
 from evaluation.kneser_ney import KneserNey, discounts_of, kneser_ney_bits_per_byte
 from evaluation.unigram import unigram_bits_per_byte
