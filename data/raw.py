@@ -39,20 +39,17 @@ class RawRecord:
 
 @dataclass(kw_only=True)
 class Problems:
-    """What could not be read of one file; the first of each kind in full, then counted."""
+    """What could not be read of one file: the first of each kind in full, the others counted."""
 
     file: str
-    found: dict[str, list[str]] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    shown: int = 5
     read_bytes: int = 0
     """Bytes of the file, as it lies, that were read so far: for the progress."""
 
     def add(self, reason: str, detail: str) -> None:
         self.counts[reason] = self.counts.get(reason, 0) + 1
-        examples = self.found.setdefault(reason, [])
-        if len(examples) < self.shown:
-            examples.append(detail)
+        self.first.setdefault(reason, detail)
 
     def add_gap(self, gap: Gap) -> None:
         self.add(gap.reason, gap.detail)
@@ -61,8 +58,7 @@ class Problems:
         """As they stand in the stage's record."""
         return [
             {"file": self.file, "reason": reason, "detail": detail, "times": str(self.counts[reason])}
-            for reason, details in self.found.items()
-            for detail in details[:1]
+            for reason, detail in self.first.items()
         ]
 
 
