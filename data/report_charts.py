@@ -99,9 +99,11 @@ def stacked_bars(
     return svg(figure, label)
 
 
-def bars(rows: Sequence[str], values: Sequence[float], label: str, colours: Sequence[str], width: float = 7.6) -> str:
+def bars(
+    rows: Sequence[str], values: Sequence[float], label: str, unit: str, colours: Sequence[str], width: float = 7.6
+) -> str:
     """Horizontal bars, one a row, each in its colour."""
-    figure, axis = axes(width, 0.4 + 0.27 * len(rows))
+    figure, axis = axes(width, 0.65 + 0.27 * len(rows))
     places = np.arange(len(rows))[::-1]
     axis.barh(places, values, height=0.66, color=colours)
     for place, value in zip(places, values, strict=True):
@@ -109,6 +111,7 @@ def bars(rows: Sequence[str], values: Sequence[float], label: str, colours: Sequ
     axis.set_yticks(places, rows)
     axis.set_xlim(0, max(max(values) * 1.1, 1))
     axis.xaxis.set_major_formatter(lambda value, _: short_number(value))
+    axis.set_xlabel(unit)
     axis.grid(axis="y", visible=False)
     return svg(figure, label)
 

@@ -199,8 +199,14 @@ def timings(stages: dict[str, Stage]) -> list[dict[str, object]]:
     rows = []
     for name, stage in stages.items():
         seconds = float(stage.run.get("seconds", 0.0) or 0.0)  # type: ignore[arg-type]
-        documents = stage.count("read", "documents") or stage.count("kept", "documents")
-        size = stage.count("read", "bytes") or stage.count("kept", "bytes")
+        if name == "tokenize":
+            documents, size = (
+                sum(stage.count("tokens", "all", part, unit) for part in (TRAIN, VALIDATION))
+                for unit in ("documents", "bytes")
+            )
+        else:
+            documents = stage.count("read", "documents") or stage.count("kept", "documents")
+            size = stage.count("read", "bytes") or stage.count("kept", "bytes")
         rows.append(
             {
                 "stage": name,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import polars as pl
 import yaml
 from markupsafe import Markup
@@ -115,9 +113,8 @@ def personal_section(stage: Stage) -> Section:
         rows = [(n.removeprefix("redacted_"), sums[n], sums[f"{n}/d"]) for n in names if sums[n]]
         rows.sort(key=lambda row: -row[1])
         if rows:
-            chart = bars(
-                [r[0] for r in rows], [r[1] for r in rows], "spans masked", [LANGUAGE_COLOURS["zh"]] * len(rows)
-            )
+            kinds, spans_of, colours = [r[0] for r in rows], [r[1] for r in rows], [LANGUAGE_COLOURS["zh"]] * len(rows)
+            chart = bars(kinds, spans_of, "spans masked", "spans", colours)
             cells = [[kind, number(spans), number(documents)] for kind, spans, documents in rows]
             body = panel(chart) + panel(table(["kind", "spans", "documents"], cells))
     return Section(
@@ -148,7 +145,8 @@ def leaks_section(stage: Stage) -> Section:
             spans, leaked, documents, dropped = counted.get(name, (0, 0, 0, 0))
             rows.append([name, number(total), number(leaked), number(documents), number(dropped), number(spans)])
         head = ["evaluation set", "items", "items found", "documents", "of these dropped", "hits"]
-        note = f"{stage.facts.get('ngrams')} n-grams; {stage.facts.get('common_ngrams_left_out')} common ones left out."
+        ngrams, common = (float(str(stage.facts.get(n) or 0)) for n in ("ngrams", "common_ngrams_left_out"))
+        note = f"{number(ngrams)} n-grams; {number(common)} common ones left out."
         body = panel(table(head, rows), Markup('<span class="meta">{}</span>').format(note))
         if hits.height:
             shown = hits.sort(["units", "id", "item"], descending=[True, False, False]).unique(
@@ -237,8 +235,10 @@ def mix_section(stage: Stage) -> Section:
             ]
             body += Markup("<h3>{}</h3>").format(title) + panel(table(["", "documents", "text"], cells))
     factors = stage.facts.get("language_factors")
-    if factors:
-        body += Markup('<span class="meta">Copies were multiplied by {}.</span>').format(json.dumps(factors))
+    if isinstance(factors, dict) and factors:
+        listed = ", ".join(f"{name} × {factor:.2f}" for name, factor in factors.items())
+        line = '<span class="meta">For the balance of languages, copies were multiplied: {}.</span>'
+        body += Markup(line).format(listed)
     return Section(
         anchor="mix",
         title="Mix",

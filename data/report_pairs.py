@@ -32,14 +32,15 @@ def copies_section(stage: Stage, pairs_shown: int) -> Section:
     """Clusters, candidates and their verification, and examples."""
     sizes = {int(size): stage.count("cluster_sizes", size) for size in stage.counts("cluster_sizes")}
     copies = {size: n for size, n in sorted(sizes.items()) if size > 1}
-    verified = {
-        name: stage.count("verified", name) for name in ("jaccard", "contained", "overlapping", "edited", "refused")
-    }
+    verified = {name: stage.count("verified", name) for name in (*CLAUSES[1:], CLAUSES[0])}
     read = stage.count("read", "documents")
     rows: list[list[str]] = [
         ["exact copies", number(stage.count("exact")), percent(stage.count("exact"), read)],
         ["candidate pairs", number(stage.count("candidates")), ""],
-        *[[f"pairs {name}", number(n), percent(n, stage.count("candidates"))] for name, n in verified.items()],
+        *[
+            [name if name == "refused" else f"joined, {name}", number(n), percent(n, stage.count("candidates"))]
+            for name, n in verified.items()
+        ],
         ["repeated lines found", number(stage.count("repeated_lines")), ""],
         ["lines taken out of documents", number(stage.count("lines_removed")), ""],
     ]
@@ -77,7 +78,9 @@ def _sizes(copies: dict[int, float]) -> Markup:
     rest = sum(n for size, n in copies.items() if size not in shown)
     labels = [f"{size} documents" for size in shown] + (["more"] if rest else [])
     values = [*shown.values(), *([rest] if rest else [])]
-    return panel(bars(labels, values, "clusters by size", [LANGUAGE_COLOURS["en"]] * len(values), width=4.6))
+    return panel(
+        bars(labels, values, "clusters by size", "clusters", [LANGUAGE_COLOURS["en"]] * len(values), width=4.6)
+    )
 
 
 def _examples(stage: Stage, shown: int) -> Markup:

@@ -114,6 +114,7 @@ def reasons_section(reasons: list[Reason], read: float) -> Section:
             [r.rule for r in shown],
             [r.documents for r in shown],
             "documents rejected by rule",
+            "documents",
             [colours.get(r.rule.partition(".")[0], KEPT_COLOUR) for r in shown],
         )
         opened = Markup("").join(_reason(r, read) for r in reasons)
@@ -150,7 +151,9 @@ def time_section(rows: list[dict[str, object]]) -> Section:
         for r in rows
     ]
     seconds = [float(r["seconds"]) for r in rows]  # type: ignore[arg-type]
-    chart = bars([str(r["stage"]) for r in rows], seconds, "seconds a stage", [LANGUAGE_COLOURS["en"]] * len(rows))
+    chart = bars(
+        [str(r["stage"]) for r in rows], seconds, "seconds a stage", "seconds", [LANGUAGE_COLOURS["en"]] * len(rows)
+    )
     body = panel(chart) + panel(table(["stage", "time", "documents / s", "MB / s", "executor"], cells))
     return Section(anchor="time", title="Time", chinese="用时", lead="Wall time of each stage's last run.", body=body)
 

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from data.report import ReportConfig, write_report
+from data.report_data import Stage, timings
 from data.report_pairs import marked
 from data.shards import read_json, write_json, write_shard
 
@@ -126,3 +127,10 @@ def test_an_empty_workspace_is_named(tmp_path: Path) -> None:
         write_report(tmp_path, ReportConfig())
     with pytest.raises(ValueError, match=r"report\.examples"):
         ReportConfig(examples=-1)
+
+
+def test_the_rate_of_tokenize_counts_what_it_read() -> None:
+    sides = {side: {"documents": 30, "bytes": 4_000_000, "tokens": 9} for side in ("train", "validation")}
+    record: dict[str, object] = {"counts": {"tokens": {"all": sides}}, "run": {"seconds": 2.0}}
+    (row,) = timings({"tokenize": Stage(name="tokenize", record=record, folder=Path())})
+    assert (row["documents_per_second"], row["megabytes_per_second"]) == (30.0, 4.0)
