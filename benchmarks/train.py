@@ -1,15 +1,20 @@
 """Training a GLM-5-style dense model of about 28 M parameters beside HF Trainer with Llama of the same size.
 
-Both train through their own loop, ours being `python -m trainer pretrain` in this process, on causal rows of 512 random
-tokens, 4 rows a step, fused AdamW and clipping. Runs alternate, a new model each time; a step is timed from the end of
-the one before, the first of a run is left out, figures are medians, and the ratio is the median of neighbouring runs'
-ratios. What is no part of a step (a model's making, evaluation, the last checkpoint) is not timed; ours writes its
-line of metrics every step. The trainer's own cost is all of a step that is not forward, backward or the update: waiting
-for rows, norms, clipping, statistics, metrics.
+Both train through their own loop, ours being `python -m trainer pretrain`, on causal rows of 512 random tokens, 4 rows
+a step, fused AdamW and clipping. Runs alternate, each a process of its own, so that none inherits what another has set
+or compiled. A step is timed from the end of the one before, the first two of a run are left out, figures are medians,
+and a ratio is the median of neighbouring runs' ratios. What is no part of a step (a model's making, evaluation, the
+last checkpoint) is not timed; ours writes its line of metrics every step. The trainer's own cost is all of a step that
+is not forward, backward or the update: waiting for rows, norms, statistics, metrics (clipping is a part of the update,
+which divides while it reads the gradients).
+
+With `--compile` both also run compiled, ours with `devices.compile: true` (each layer) and HF Trainer with
+`torch_compile=True` (the model). Compiling takes tens of seconds in the first steps, of which three are left out then.
 
 On a machine that has other work, `--clock processor` counts the process's seconds of processor time, on one thread.
 
-    python benchmarks/train.py [--rounds 3] [--steps 4] [--threads 2] [--clock wall] [--dtypes float32] [--json]
+    python benchmarks/train.py [--compile] [--rounds 3] [--steps 4] [--threads 2] [--clock wall] [--dtypes float32]
+        [--json]
 """
 
 from __future__ import annotations
@@ -17,7 +22,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
+import multiprocessing
 import shutil
 import statistics
 import sys
@@ -65,6 +72,8 @@ class StepClock:
     """When steps end, and what of them is forward, backward and update, in seconds of a clock."""
 
     now: Callable[[], float]
+    left_out: int
+    """Steps of a run that are not counted, at least the first, since nothing says when it began."""
     ends: list[float] = field(default_factory=list)
     inner: list[float] = field(default_factory=list)
     _sum: float = 0.0
@@ -86,12 +95,14 @@ class StepClock:
         return wrapped
 
     def seconds(self) -> list[float]:
-        """Of each step but the first."""
-        return [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+        """Of each step that counts."""
+        counted = self.ends[self.left_out - 1 :]
+        return [after - before for before, after in itertools.pairwise(counted)]
 
     def own_shares(self) -> list[float]:
-        """Share of each step but the first that is not the model's."""
-        return [1 - inner / seconds for inner, seconds in zip(self.inner[1:], self.seconds(), strict=True)]
+        """Share of each step that counts that is not the model's."""
+        inner = self.inner[self.left_out :]
+        return [1 - within / seconds for within, seconds in zip(inner, self.seconds(), strict=True)]
 
 
 @contextlib.contextmanager
@@ -127,20 +138,20 @@ def make_workspace(folder: Path) -> None:
     (folder / "tokenize" / "stage.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def ours(folder: Path, dtype: str, steps: int, threads: int, now: Callable[[], float]) -> StepClock:
-    """A run of `steps` + 1 steps through the command line's function."""
+def ours(folder: Path, dtype: str, steps: int, clock: StepClock, *, compiled: bool) -> None:
+    """A run of `steps` steps through the command line's function."""
     config = {
         "model": {**MODEL, "compute_dtype": dtype},
         "stages": [
             {
-                "name": "pretrain", "steps": steps + 1, "data": {"window": WINDOW}, "objective": {"kind": "causal"},
+                "name": "pretrain", "steps": steps, "data": {"window": WINDOW}, "objective": {"kind": "causal"},
                 "batch": {"tokens": ROWS * WINDOW, "micro_batch_rows": ROWS}, "schedule": {"peak": 1e-4},
             }
         ],
         "log": {"every": 1}, "evaluation": {"rows_per_language": 1},
-        "devices": {"device": "cpu", "threads": threads},
+        "devices": {"device": "cpu", "threads": torch.get_num_threads(), "compile": compiled},
     }  # fmt: skip
-    path, run, clock = folder / "run.yaml", folder / "run", StepClock(now)
+    path, run = folder / "run.yaml", folder / "run"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     shutil.rmtree(run, ignore_errors=True)
     with watched(clock), contextlib.redirect_stderr(io.StringIO()):
@@ -150,21 +161,24 @@ def ours(folder: Path, dtype: str, steps: int, threads: int, now: Callable[[], f
                 "--run", str(run),
             ]
         )  # fmt: skip
-    torch.use_deterministic_algorithms(False)
-    if len(clock.ends) <= steps:
+    if len(clock.ends) < steps:
         sys.exit("the run was asked to stop")  # which the trainer does in good order
-    return clock
 
 
-def theirs(folder: Path, dtype: str, steps: int, now: Callable[[], float]) -> tuple[StepClock, int]:
-    """A run of `steps` + 1 steps of HF Trainer, and the parameters of its model."""
+def llama() -> Any:
+    """The peer's model."""
     import transformers
 
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=6,
         intermediate_size=1024, max_position_embeddings=WINDOW, tie_word_embeddings=False,
     )  # fmt: skip
-    model, clock = transformers.LlamaForCausalLM(config), StepClock(now)
+    return transformers.LlamaForCausalLM(config)
+
+
+def theirs(folder: Path, dtype: str, steps: int, clock: StepClock, *, compiled: bool) -> None:
+    """A run of `steps` steps of HF Trainer."""
+    import transformers
 
     class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         def __len__(self) -> int:
@@ -176,44 +190,80 @@ def theirs(folder: Path, dtype: str, steps: int, now: Callable[[], float]) -> tu
 
     class Watch(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.ends.append(now())
+            clock.ends.append(clock.now())
 
     arguments = transformers.TrainingArguments(
-        str(folder / "hf"), per_device_train_batch_size=ROWS, max_steps=steps + 1, learning_rate=1e-4,
+        str(folder / "hf"), per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=1e-4,
         max_grad_norm=1.0, bf16=dtype == "bfloat16", use_cpu=True, logging_steps=1000, save_strategy="no",
-        report_to=[], disable_tqdm=True, optim="adamw_torch_fused",
+        report_to=[], disable_tqdm=True, optim="adamw_torch_fused", torch_compile=compiled,
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        transformers.Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Watch()]).train()
-    return clock, sum(parameter.numel() for parameter in model.parameters())
+        transformers.Trainer(model=llama(), args=arguments, train_dataset=Rows(), callbacks=[Watch()]).train()
+
+
+def in_its_own_process(
+    run: Callable[..., None], folder: Path, dtype: str, steps: int, compiled: bool, now: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Seconds of each step of a run, and of ours the share that is not the model's.
+
+    The process is a fork of this one, which has computed nothing yet and so has no threads that a fork would lose.
+    """
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def work() -> None:
+        clock = StepClock(now, left_out=3 if compiled else 2)
+        run(folder, dtype, clock.left_out + steps, clock, compiled=compiled)
+        sender.send((clock.seconds(), clock.own_shares() if clock.inner else []))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    sender.close()
+    try:
+        found: tuple[list[float], list[float]] = receiver.recv()
+    except EOFError:
+        sys.exit(f"{run.__name__} failed")
+    process.join()
+    return found
 
 
 def compare(
-    folder: Path, dtype: str, rounds: int, steps: int, threads: int, now: Callable[[], float]
+    folder: Path, dtype: str, rounds: int, steps: int, compiled: bool, now: Callable[[], float]
 ) -> dict[str, float]:
-    """Alternate both, after a round that is not counted."""
-    rates: list[tuple[float, float]] = []
-    own: list[float] = []
-    for round_ in range(rounds + 1):
-        mine = ours(folder, dtype, steps if round_ else 1, threads, now)
-        other, their_size = theirs(folder, dtype, steps if round_ else 1, now)
-        if round_:
-            rates.append(tuple(ROWS * WINDOW / statistics.median(clock.seconds()) for clock in (mine, other)))  # type: ignore[arg-type]
-            own += mine.own_shares()
-    our_model = build_model(ModelConfig.from_dict({**MODEL, "compute_dtype": dtype}), device="meta")
-    return {
-        "ours_tokens_per_second": statistics.median(mine for mine, _ in rates),
-        "hf_trainer_tokens_per_second": statistics.median(other for _, other in rates),
-        "ratio": statistics.median(mine / other for mine, other in rates),
-        "own_cost_percent": 100 * statistics.median(own),
-        "our_parameters": sum(parameter.numel() for parameter in our_model.parameters()),
-        "their_parameters": their_size,
-    }
+    """Alternate all runs. The ratios' names say what is over what."""
+    runs = {"ours": (ours, False), "hf_trainer": (theirs, False)}
+    if compiled:
+        runs |= {"ours_compiled": (ours, True), "hf_trainer_compiled": (theirs, True)}
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    own: dict[str, list[float]] = {name: [] for name in runs if name.startswith("ours")}
+    for _ in range(rounds):
+        for name, (run, compiles) in runs.items():
+            seconds, shares = in_its_own_process(run, folder, dtype, steps, compiles, now)
+            rates[name].append(ROWS * WINDOW / statistics.median(seconds))
+            print(f"{dtype} {name}: {rates[name][-1]:,.0f} tokens/s", file=sys.stderr, flush=True)
+            if name in own:
+                own[name] += shares
+    figures = {f"{name}_tokens_per_second": statistics.median(values) for name, values in rates.items()}
+    for mine, other in (
+        ("ours", "hf_trainer"),
+        ("ours_compiled", "hf_trainer"),
+        ("ours_compiled", "hf_trainer_compiled"),
+    ):
+        if mine in rates:
+            pairs = zip(rates[mine], rates[other], strict=True)
+            figures[f"{mine}_over_{other}"] = statistics.median(one / two for one, two in pairs)
+    figures |= {f"{name}_own_cost_percent": 100 * statistics.median(shares) for name, shares in own.items()}
+    our_model = build_model(ModelConfig.from_dict(MODEL), device="meta")
+    with torch.device("meta"):
+        their_model = llama()
+    figures["our_parameters"] = sum(parameter.numel() for parameter in our_model.parameters())
+    figures["hf_trainer_parameters"] = sum(parameter.numel() for parameter in their_model.parameters())
+    return figures
 
 
 def main() -> None:
     """Print the figures of each precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true", help="also run both compiled")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
@@ -226,15 +276,17 @@ def main() -> None:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_workspace(folder)
-        figures = {dtype: compare(folder, dtype, args.rounds, args.steps, threads, now) for dtype in args.dtypes}
+        making = multiprocessing.get_context("fork").Process(target=make_workspace, args=(folder,))
+        making.start()
+        making.join()
+        figures = {dtype: compare(folder, dtype, args.rounds, args.steps, args.compile, now) for dtype in args.dtypes}
     if args.json:
         print(json.dumps(figures))
         return
     for dtype, values in figures.items():
         print(dtype)
         for name, value in values.items():
-            print(f"  {name:<30}{value:>14,.2f}")
+            print(f"  {name:<40}{value:>14,.2f}")
 
 
 if __name__ == "__main__":
