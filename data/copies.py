@@ -182,11 +182,12 @@ def _save_units(collection: Collection, shard: int, *arrays: Array) -> None:
         os.replace(temporary, folder / f"{shard:05d}.{name}.npy")
 
 
-def load_units(collection: Collection, shard: int) -> tuple[Array, ...]:
+def load_units(collection: Collection, shard: int) -> tuple[Array, Array, Array]:
     """The arrays `UNIT_FILES` of a shard's documents as memory maps."""
     paths = [collection.work / "units" / f"{shard:05d}.{name}.npy" for name in UNIT_FILES]
     # an empty file cannot be mapped; "c" gives the type that kernels are compiled for, and nothing is written
-    return tuple(np.load(path, mmap_mode="c" if path.stat().st_size > 128 else None) for path in paths)
+    units, offsets, titles = (np.load(path, mmap_mode="c" if path.stat().st_size > 128 else None) for path in paths)
+    return units, offsets, titles
 
 
 @numba.njit(cache=True)
@@ -253,7 +254,7 @@ def judge(collection: Collection, pairs: pl.DataFrame) -> pl.DataFrame:
     order = np.lexsort((right, left, shards[1], shards[0]))
     changes = (np.diff(shards[0][order]) != 0) | (np.diff(shards[1][order]) != 0)
     # each shard is opened once, and a run of pairs costs little: of a thousand shards there are half a million pairs
-    opened: dict[int, tuple[Array, ...]] = {}
+    opened: dict[int, tuple[Array, Array, Array]] = {}
     for run in np.split(order, np.flatnonzero(changes) + 1) if pairs.height else []:
         sides = []
         for numbers, of in ((left, shards[0]), (right, shards[1])):

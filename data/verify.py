@@ -188,7 +188,7 @@ def compare(
         siblings_apart=config.preset == "siblings_apart",
         **{name: getattr(config, name) for name in Limits._fields if name not in ("edited", "siblings_apart")},
     )
-    return _compare(left, right, han_shingle, word_shingle, limits, config.longest)  # type: ignore[no-any-return]
+    return _compare(left, right, han_shingle, word_shingle, limits, config.longest)
 
 
 def sample_pairs(verified: list[Path], documents: list[Path], each: int = 200) -> pl.DataFrame:
