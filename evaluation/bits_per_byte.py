@@ -79,7 +79,7 @@ def build_heldout_set(
 def _first_rows(batches: Iterable[HeldoutRows], count: int) -> Iterator[HeldoutRows]:
     """The batches that hold the first `count` rows, the last of them cut."""
     for rows in batches:
-        yield HeldoutRows(Batch(*(array[:count] for array in rows.batch)), rows.target_bytes[:count])
+        yield HeldoutRows(Batch._make(array[:count] for array in rows.batch), rows.target_bytes[:count])
         count -= len(rows.target_bytes)
         if count <= 0:
             return

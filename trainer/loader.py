@@ -240,7 +240,7 @@ class Loader:
             yield self._tasks[source][number], _Rows(source, place[chosen], start[chosen])
 
     def _build(self, task: _Task, parts: list[_Rows], keys: UInt64Array) -> Batch:
-        if task.name in ("mip", "pair"):
+        if task.name == "mip" or task.name == "pair":
             pairs = self._rows_of_pairs()
             numbers = pairs.rows(np.concatenate([rows.start for rows in parts]))
             return pairs.build(numbers, self.objective, self.special)
