@@ -1,7 +1,8 @@
 """Time and peak memory of every data stage a document, as the corpus grows: flat, or the stage does not scale.
 
     TIANKONG_CORPUS=... python benchmarks/growth.py [--documents 25000 50000 100000] [--workers 1]
-        [--memory-mb 256] [--repeats 5] [--seconds 12] [--save FILE] [--before COMMAND ...] [--json]
+        [--memory-mb 256] [--repeats 5] [--seconds 30] [--stages filter ...] [--save FILE --folder FOLDER]
+        [--before COMMAND ...] [--json]
 
 Documents are paragraphs of the corpus's `pretrain` (60 to 300 bytes) drawn anew into texts of about 800 bytes, a fifth
 of them copies of an earlier one with a few characters changed. Every stage runs as a command of its own, so that its
@@ -10,9 +11,10 @@ takes to start is in none of them: the first is from 5,000 documents, enough for
 have been needed once; the kernels are compiled before.
 
 A command takes a second to start, and that second varies by a tenth: as much as a short stage needs for thousands of
-documents. So a stage is run again, from nothing, until it has run `--repeats` times or taken `--seconds`, and its
-median counts. With `--save` each size's figures are kept as it ends, and a run that is begun again goes on
-with the sizes that are not in the file.
+documents; and a neighbour on the machine makes every second longer for as long as it is there. So the sizes take turns,
+stage by stage, each run from nothing, until a size has run `--repeats` times or taken `--seconds`; its least time
+counts, the one that was disturbed least. With `--save` the runs are kept as they end, and what is begun again with the
+same `--folder` goes on with those that are missing.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ def documents(corpus: Path, count: int) -> Iterator[str]:
 
 
 def write_input(corpus: Path, folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{count}.jsonl.zst"
     with zstandard.open(path, "wt", encoding="utf-8") as file:
         for number, text in enumerate(documents(corpus, count)):
@@ -105,46 +108,66 @@ def run_stage(name: str, source: Path, workspace: Path, arguments: argparse.Name
     return {"cpu_seconds": seconds, "peak_mb": megabytes}
 
 
-def repeat_stage(name: str, source: Path, workspace: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """The median of a stage's runs, each from nothing; `spread` is the widest distance from it in CPU seconds."""
-    runs: list[dict[str, float]] = []
-    while len(runs) < arguments.repeats and sum(run["cpu_seconds"] for run in runs) < arguments.seconds:
-        shutil.rmtree(workspace / name, ignore_errors=True)
-        runs.append(run_stage(name, source, workspace, arguments))
-    seconds = [run["cpu_seconds"] for run in runs]
-    middle = median(seconds)
-    return {
-        "cpu_seconds": middle,
-        "peak_mb": median(run["peak_mb"] for run in runs),
-        "runs": len(runs),
-        "spread": max(abs(value - middle) for value in seconds),
-    }
+class Runs:
+    """The runs so far: CPU seconds and peak memory (MB) by size and stage, kept in a file after each."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.runs: dict[str, dict[str, list[dict[str, float]]]] = {}
+        if path is not None and path.exists():
+            self.runs = json.loads(path.read_text(encoding="utf-8"))
+
+    def of(self, count: int, name: str) -> list[dict[str, float]]:
+        return self.runs.setdefault(str(count), {}).setdefault(name, [])
+
+    def add(self, count: int, name: str, run: dict[str, float]) -> None:
+        self.of(count, name).append(run)
+        print(f"{count:>7,} {name:<14} {run}", file=sys.stderr, flush=True)
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.runs), encoding="utf-8")
+
+    def figures(self) -> dict[str, Figures]:
+        """The least CPU seconds of each size and stage, and the median of its peaks."""
+        return {
+            count: {
+                name: {
+                    "cpu_seconds": min(run["cpu_seconds"] for run in runs),
+                    "peak_mb": median(run["peak_mb"] for run in runs),
+                    "runs": len(runs),
+                }
+                for name, runs in stages.items()
+                if runs
+            }
+            for count, stages in self.runs.items()
+        }
 
 
-def measure(corpus: Path, folder: Path, count: int, arguments: argparse.Namespace) -> Figures:
-    """Every stage on a corpus of `count` documents."""
-    source, workspace = write_input(corpus, folder, count), folder / f"w{count}"
-    figures: Figures = {}
-    for name in STAGES:
-        figures[name] = repeat_stage(name, source, workspace, arguments)
-        print(f"{count:>7,} {name:<14} {figures[name]}", file=sys.stderr, flush=True)
-    kept = json.loads((workspace / "deduplicate" / "stage.json").read_text(encoding="utf-8"))["counts"]
-    figures["counts"] = {
-        "candidates": kept["candidates"], "dropped": kept["rejected"]["documents"], "read": kept["read"]["documents"],
-    }  # fmt: skip
-    shutil.rmtree(workspace)
-    source.unlink()
-    return figures
+def measure(corpus: Path, folder: Path, counts: list[int], runs: Runs, arguments: argparse.Namespace) -> None:
+    """Run every stage on every size until each has had its runs, the sizes in turn."""
+    wanted = [name for name in STAGES if name in arguments.stages]
+    for name in STAGES[: STAGES.index(wanted[-1]) + 1]:
+        for turn in range(arguments.repeats if name in wanted else 1):
+            for count in counts:
+                done, workspace = runs.of(count, name), folder / f"w{count}"
+                enough = sum(run["cpu_seconds"] for run in done) >= arguments.seconds
+                there = (workspace / name / "stage.json").exists()
+                if (len(done) > turn or enough or name not in wanted) and there:
+                    continue
+                source = folder / f"{count}.jsonl.zst"
+                if not source.exists():
+                    write_input(corpus, folder, count)
+                shutil.rmtree(workspace / name, ignore_errors=True)
+                runs.add(count, name, run_stage(name, source, workspace, arguments))
 
 
-def growth(figures: dict[str, Figures], counts: list[int]) -> Figures:
+def growth(figures: dict[str, Figures], counts: list[int], stages: list[str]) -> Figures:
     """For each stage what every further document costs from one size to the next (us), and the peak of memory (MB).
 
     `time_a_document` is the dearest interval over the first, from the smallest size on: what comes before that
     size is left out, since a first shard finds memory and caches untouched. `memory` is the last over the first.
     """
     result: Figures = {}
-    for name in STAGES:
+    for name in stages:
         row: dict[str, float] = {}
         for before, count in zip([START, *counts[:-1]], counts, strict=True):
             spent = figures[str(count)][name]["cpu_seconds"] - figures[str(before)][name]["cpu_seconds"]
@@ -162,29 +185,27 @@ def main() -> None:
     parser.add_argument("--documents", type=int, nargs="+", default=[25_000, 50_000, 100_000])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory-mb", type=int, default=256, help="deduplicate.memory_mb")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of a stage at most")
-    parser.add_argument("--seconds", type=float, default=12.0, help="CPU seconds after which a stage is not run again")
-    parser.add_argument("--save", type=Path, default=None, help="file of the figures so far, to go on from")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of a stage on a size at most")
+    parser.add_argument("--seconds", type=float, default=30.0, help="CPU seconds after which one is not run again")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to measure")
+    parser.add_argument("--save", type=Path, default=None, help="file of the runs so far, to go on from")
+    parser.add_argument("--folder", type=Path, default=None, help="where inputs and workspaces stay, to go on from")
     parser.add_argument("--before", type=str, default="", help="what each command is run under, e.g. `nice -n 5`")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     corpus = Path(os.environ.get("TIANKONG_CORPUS", ROOT.parent / "shared" / "corpus"))
-    figures: dict[str, Figures] = {}
-    if arguments.save is not None and arguments.save.exists():
-        figures = json.loads(arguments.save.read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as folder:
-        if str(START) not in figures:
+    runs = Runs(arguments.save)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not runs.runs:  # compiles the kernels
             once = argparse.Namespace(**{**vars(arguments), "repeats": 1})
-            measure(corpus, Path(folder), START, once)  # compiles the kernels
-        for count in [START, *arguments.documents]:
-            if str(count) in figures:
-                continue
-            figures[str(count)] = measure(corpus, Path(folder), count, arguments)
-            if arguments.save is not None:
-                arguments.save.write_text(json.dumps(figures), encoding="utf-8")
-    result = growth(figures, arguments.documents)
+            measure(corpus, Path(temporary) / "first", [START], Runs(None), once)
+        measure(corpus, folder, [START, *arguments.documents], runs, arguments)
+    stages = [name for name in STAGES if name in arguments.stages]
+    result = growth(runs.figures(), arguments.documents, stages)
     if arguments.json:
-        print(json.dumps({"stages": result, "counts": {count: figures[count]["counts"] for count in figures}}))
+        print(json.dumps(result))
         return
     print(f"{'stage':<14}" + "".join(f"{count:>18,}" for count in arguments.documents) + "   time/document  memory")
     for name, row in result.items():
