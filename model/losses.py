@@ -59,8 +59,9 @@ def _cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Ten
 
 def _slices(logits: Tensor) -> Iterator[slice]:
     """Rows to compute in float32 at a time: as many as a CPU's cache holds, all of them elsewhere."""
-    rows = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
-    return (slice(start, start + rows) for start in range(0, len(logits), rows))
+    length = max(1, len(logits))
+    rows = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else length
+    return (slice(start, start + rows) for start in range(0, length, rows))
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -72,12 +73,12 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         places = targets.unsqueeze(1)
-        losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-        for rows in _slices(logits):
-            log_shares = logits[rows].log_softmax(dim=-1, dtype=torch.float32)
-            losses[rows] = -log_shares.gather(1, places[rows]).squeeze(1)
+        log_shares = (
+            logits[rows].float().log_softmax(dim=-1).gather(1, places[rows]).squeeze(1) for rows in _slices(logits)
+        )
+        losses = -torch.cat(list(log_shares))
         # The log normaliser is the loss plus the target's logit.
-        normalisers = losses + logits.gather(1, places).squeeze(1)
+        normalisers = losses + logits.gather(1, places).squeeze(1).float()
         ctx.save_for_backward(logits, places, normalisers)
         return losses, normalisers.square()
 
@@ -88,6 +89,6 @@ class _CrossEntropy(torch.autograd.Function):
         to_shares = to_losses + 2 * normalisers * to_squares
         to_logits = torch.empty_like(logits)
         for rows in _slices(logits):
-            shares = (logits[rows] - normalisers[rows, None]).exp_().mul_(to_shares[rows, None])
+            shares = (logits[rows].float() - normalisers[rows, None]).exp_().mul_(to_shares[rows, None])
             to_logits[rows] = shares.scatter_add_(1, places[rows], -to_losses[rows, None])
         return to_logits, None
