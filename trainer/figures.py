@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,21 +77,14 @@ class WeightsBefore:
 
         To be asked once: the copies become the updates.
         """
-        by_part: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for name, pair in self._copies.items():
-            by_part.setdefault(part_of(name), []).append(pair)
-        parts, sums = sorted(by_part), []
-        for part in parts:
-            now, copies = (list(tensors) for tensors in zip(*by_part[part], strict=True))
-            whole = torch._foreach_norm(copies)
-            torch._foreach_sub_(copies, now)
-            sums.append(torch.stack([_square_sum(torch._foreach_norm(copies)), _square_sum(whole)]))
-        totals = sum_over_processes(torch.stack(sums))
+        norms: dict[str, list[Tensor]] = {}
+        for name, (now, copy) in self._copies.items():
+            whole = torch.linalg.vector_norm(copy)
+            moved = torch.linalg.vector_norm(copy.sub_(now))
+            norms.setdefault(part_of(name), []).append(torch.stack([moved, whole]))
+        parts = sorted(norms)
+        totals = sum_over_processes(torch.stack([torch.stack(norms[part]).square().sum(dim=0) for part in parts]))
         return dict(zip(parts, (totals[:, 0] / totals[:, 1].clamp(min=1e-30)).sqrt(), strict=True))
-
-
-def _square_sum(norms: Sequence[Tensor]) -> Tensor:
-    return torch.stack(tuple(norms)).square().sum()
 
 
 def indexer_divergences(state: TrainState) -> Tensor | None:

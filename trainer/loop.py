@@ -15,7 +15,7 @@ from model.experts import expert_counts, routers, update_expert_bias
 from model.transformer import Transformer
 from objectives.example import TASKS, Batch
 from trainer.config import RunConfig, StageConfig
-from trainer.devices import peak_memory
+from trainer.devices import keep_freed_memory, peak_memory
 from trainer.figures import Taken, WeightsBefore, indexer_divergences
 from trainer.gradients import clip_divisor, gradient_norms
 from trainer.metrics import Interval
@@ -36,6 +36,7 @@ def train(run: Run, model: Transformer, resume_from: Path | None) -> TrainState:
     Raises Stopped when a signal asked for it, after saving.
     """
     config = run.config
+    keep_freed_memory(run.device)
     position = position_of(resume_from)
     position.threads = torch.get_num_threads()
     stage = config.stages[min(position.stage, len(config.stages) - 1)]

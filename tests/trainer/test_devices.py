@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import ctypes
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -79,3 +81,29 @@ def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest
         assert devices.set_threads(3, devices.World()) == 3
     finally:
         torch.set_num_threads(before)
+
+
+FREED_TWICE = """
+import resource, torch
+from trainer.devices import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones(1 << 24)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+keep_freed_memory(torch.device("cpu"))
+faults()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_freed_blocks_stay_in_the_process() -> None:
+    """Page faults of asking eight times for a large block, which is freed each time; in a process of its own, since
+    the setting is the whole process's."""
+    found = subprocess.run([sys.executable, "-c", FREED_TWICE], cwd=PROJECT, capture_output=True, text=True, check=True)
+    given_back, kept = map(int, found.stdout.split())
+    assert kept < given_back / 4
