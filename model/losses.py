@@ -16,6 +16,9 @@ CHUNK_ELEMENTS = 1 << 24
 """Logits computed at a time."""
 CACHED_ELEMENTS = 1 << 18
 """Logits worked on at a time on a CPU (1 MB)."""
+ROWS_MULTIPLE = 32
+"""Scored tokens are projected in multiples of so many on a CPU: oneDNN compiles a kernel for each shape and keeps the
+last thousand with their scratch memory, which for a number of tokens that is new in each row takes gigabytes."""
 
 
 def chunked_cross_entropy(
@@ -31,13 +34,15 @@ def chunked_cross_entropy(
     scored = flat_targets >= 0
     selected = scored.nonzero().squeeze(1) if flat_hidden.device.type == "cpu" else None
     if selected is not None:
-        flat_hidden, flat_targets = flat_hidden[selected], flat_targets[selected]
+        padded = F.pad(selected, (0, -len(selected) % ROWS_MULTIPLE))
+        flat_hidden, flat_targets = flat_hidden[padded], flat_targets[padded]
     losses, squares = _in_chunks(flat_hidden, weight, flat_targets.clamp(min=0), chunk_elements)
     if selected is None:
         losses, squares = losses * scored, squares * scored
     else:
         empty = losses.new_zeros(scored.shape)
-        losses, squares = empty.index_copy(0, selected, losses), empty.index_copy(0, selected, squares)
+        count = len(selected)
+        losses, squares = (empty.index_copy(0, selected, values[:count]) for values in (losses, squares))
     return losses.view(targets.shape), squares.view(targets.shape)
 
 
