@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 QUERY_BLOCK = 128
+KEYS_MULTIPLE = 32
+"""A range of keys begins and ends at multiples of so many, that its products have few shapes (`losses.ROWS_MULTIPLE`)."""
 KEPT_ELEMENTS = 1 << 25
 """Most attention weights that a layer may keep for its backward pass (128 MB)."""
 
@@ -50,6 +52,7 @@ def query_blocks(visible: Tensor, first: list[int], last: list[int], size: int) 
     blocks = []
     for index, (low, high) in enumerate(zip(first, last, strict=True)):
         start, stop = index * size, min((index + 1) * size, length)
+        low, high = low - low % KEYS_MULTIPLE, min(high + -high % KEYS_MULTIPLE, length)
         blocks.append(_block(start, stop, low, high, ~visible[:, start:stop, low:high]))
     return tuple(blocks)
 
