@@ -2,18 +2,20 @@
 
 Both train through their own loop, ours being `python -m trainer pretrain`, on causal rows of 512 random tokens, 4 rows
 a step, fused AdamW and clipping. Runs alternate, each a process of its own, so that none inherits what another has set
-or compiled. A step is timed from the end of the one before, the first two of a run are left out, figures are medians,
-and a ratio is the median of neighbouring runs' ratios. What is no part of a step (a model's making, evaluation, the
-last checkpoint) is not timed; ours writes its line of metrics every step. The trainer's own cost is all of a step that
-is not forward, backward or the update: waiting for rows, norms, statistics, metrics (clipping is a part of the update,
-which divides while it reads the gradients).
+or compiled. A run's rate is that of all its steps but the first two (and the last of ours, which always writes a line
+of metrics), a rate is the median of the runs' rates, and a ratio is the median of neighbouring runs' ratios. What is no
+part of a step (a model's making, evaluation, the last checkpoint) is not timed. The trainer's own cost is all of a step
+that is not forward, backward or the update: waiting for rows, norms, statistics, metrics (clipping is a part of the
+update, which divides while it reads the gradients). Ours writes metrics every 10th step, as it does unless told
+otherwise, and so in one of the 10 steps that count by default: the own cost is the mean over an interval with its line.
+What a step with a line and one without it cost is printed beside it.
 
 With `--compile` both also run compiled, ours with `devices.compile: true` (each layer) and HF Trainer with
 `torch_compile=True` (the model). Compiling takes tens of seconds in the first steps, of which three are left out then.
 
 On a machine that has other work, `--clock processor` counts the process's seconds of processor time, on one thread.
 
-    python benchmarks/train.py [--compile] [--rounds 3] [--steps 4] [--threads 2] [--clock wall] [--dtypes float32]
+    python benchmarks/train.py [--compile] [--rounds 3] [--steps 10] [--threads 2] [--clock wall] [--dtypes float32]
         [--json]
 """
 
@@ -41,6 +43,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import trainer.loop
 from data.token_shards import TokenShardWriter
 from model.build import build_model
 from model.config import ModelConfig
@@ -49,6 +52,7 @@ from tokenizer.config import SampleConfig, TokenizerConfig
 from tokenizer.load import load_tokenizer
 from tokenizer.train import train as train_tokenizer
 from trainer.__main__ import pretrain_command
+from trainer.metrics import Interval
 from trainer.optimizers import Optimizer
 
 VOCABULARY, ROWS, WINDOW, LAYERS, HIDDEN = 8192, 4, 512, 12, 384
@@ -76,47 +80,85 @@ class StepClock:
     """Steps of a run that are not counted, at least the first, since nothing says when it began."""
     ends: list[float] = field(default_factory=list)
     inner: list[float] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    """Numbers of the steps (from 0) that wrote a line of metrics."""
     _sum: float = 0.0
 
-    def timed(self, call: Callable[..., Any], *, ends_a_step: bool = False) -> Callable[..., Any]:
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call`, with its seconds counted as the model's."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             began = self.now()
             result = call(*args, **kwargs)
-            ended = self.now()
-            self._sum += ended - began
-            if ends_a_step:
-                self.ends.append(ended)
-                self.inner.append(self._sum)
-                self._sum = 0.0
+            self._sum += self.now() - began
             return result
 
         return wrapped
 
-    def seconds(self) -> list[float]:
-        """Of each step that counts."""
-        counted = self.ends[self.left_out - 1 :]
-        return [after - before for before, after in itertools.pairwise(counted)]
+    def ending(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, which is the first thing after a step."""
 
-    def own_shares(self) -> list[float]:
-        """Share of each step that counts that is not the model's."""
-        inner = self.inner[self.left_out :]
-        return [1 - within / seconds for within, seconds in zip(inner, self.seconds(), strict=True)]
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self.ends.append(self.now())
+            self.inner.append(self._sum)
+            self._sum = 0.0
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    def noting(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, which a step makes that writes a line."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self.lines.append(len(self.ends))
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    def timing(self, steps: int) -> Timing:
+        """Of the `steps` steps that count."""
+        counted = self.ends[self.left_out - 1 : self.left_out + steps]
+        seconds = [after - before for before, after in itertools.pairwise(counted)]
+        inner = self.inner[self.left_out : self.left_out + steps]
+        own = [whole - within for whole, within in zip(seconds, inner, strict=True)] if inner else []
+        return Timing(seconds, own, [number - self.left_out for number in self.lines])
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The steps of a run that count."""
+
+    seconds: list[float]
+    own: list[float]
+    """Of each the seconds that are not the model's; empty for the peer."""
+    lines: list[int]
+    """Numbers of the steps that wrote a line of metrics; others than those that count may be among them."""
+
+    def rate(self) -> float:
+        """Tokens a second."""
+        return ROWS * WINDOW * len(self.seconds) / sum(self.seconds)
+
+    def own_milliseconds(self, *, with_line: bool) -> list[float]:
+        """Own cost of each step that wrote a line, or of each that did not."""
+        return [1e3 * own for number, own in enumerate(self.own) if (number in self.lines) == with_line]
 
 
 @contextlib.contextmanager
 def watched(clock: StepClock) -> Iterator[None]:
-    """Time the model's forward and backward passes and the optimiser's update."""
-    forward, backward, step = Transformer.forward, torch.Tensor.backward, Optimizer.step
-    Transformer.forward = clock.timed(forward)  # type: ignore[method-assign]
-    torch.Tensor.backward = clock.timed(backward)  # type: ignore[method-assign]
-    Optimizer.step = clock.timed(step, ends_a_step=True)  # type: ignore[method-assign]
+    """Time the model's forward and backward passes and the optimiser's update; see where steps end and write."""
+    places: list[tuple[Any, str, Callable[..., Any]]] = [
+        (Transformer, "forward", clock.timed), (torch.Tensor, "backward", clock.timed),
+        (Optimizer, "step", clock.timed), (trainer.loop, "evaluate_and_save", clock.ending),
+        (Interval, "summary", clock.noting),
+    ]  # fmt: skip
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, wrap in places:
+        setattr(owner, name, wrap(getattr(owner, name)))
     try:
         yield
     finally:
-        Transformer.forward, torch.Tensor.backward = forward, backward  # type: ignore[method-assign]
-        Optimizer.step = step  # type: ignore[method-assign]
+        for (owner, name, _), call in zip(places, before, strict=True):
+            setattr(owner, name, call)
 
 
 def make_workspace(folder: Path) -> None:
@@ -148,7 +190,7 @@ def ours(folder: Path, dtype: str, steps: int, clock: StepClock, *, compiled: bo
                 "batch": {"tokens": ROWS * WINDOW, "micro_batch_rows": ROWS}, "schedule": {"peak": 1e-4},
             }
         ],
-        "log": {"every": 1}, "evaluation": {"rows_per_language": 1},
+        "evaluation": {"rows_per_language": 1},
         "devices": {"device": "cpu", "threads": torch.get_num_threads(), "compile": compiled},
     }  # fmt: skip
     path, run = folder / "run.yaml", folder / "run"
@@ -203,8 +245,8 @@ def theirs(folder: Path, dtype: str, steps: int, clock: StepClock, *, compiled: 
 
 def in_its_own_process(
     run: Callable[..., None], folder: Path, dtype: str, steps: int, compiled: bool, now: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    """Seconds of each step of a run, and of ours the share that is not the model's.
+) -> Timing:
+    """The timing of a run.
 
     The process is a fork of this one, which has computed nothing yet and so has no threads that a fork would lose.
     """
@@ -212,14 +254,14 @@ def in_its_own_process(
 
     def work() -> None:
         clock = StepClock(now, left_out=3 if compiled else 2)
-        run(folder, dtype, clock.left_out + steps, clock, compiled=compiled)
-        sender.send((clock.seconds(), clock.own_shares() if clock.inner else []))
+        run(folder, dtype, clock.left_out + steps + (run is ours), clock, compiled=compiled)
+        sender.send(clock.timing(steps))
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     sender.close()
     try:
-        found: tuple[list[float], list[float]] = receiver.recv()
+        found: Timing = receiver.recv()
     except EOFError:
         sys.exit(f"{run.__name__} failed")
     process.join()
@@ -233,15 +275,12 @@ def compare(
     runs = {"ours": (ours, False), "hf_trainer": (theirs, False)}
     if compiled:
         runs |= {"ours_compiled": (ours, True), "hf_trainer_compiled": (theirs, True)}
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    own: dict[str, list[float]] = {name: [] for name in runs if name.startswith("ours")}
+    timings: dict[str, list[Timing]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, (run, compiles) in runs.items():
-            seconds, shares = in_its_own_process(run, folder, dtype, steps, compiles, now)
-            rates[name].append(ROWS * WINDOW / statistics.median(seconds))
-            print(f"{dtype} {name}: {rates[name][-1]:,.0f} tokens/s", file=sys.stderr, flush=True)
-            if name in own:
-                own[name] += shares
+            timings[name].append(in_its_own_process(run, folder, dtype, steps, compiles, now))
+            print(f"{dtype} {name}: {timings[name][-1].rate():,.0f} tokens/s", file=sys.stderr, flush=True)
+    rates = {name: [timing.rate() for timing in found] for name, found in timings.items()}
     figures = {f"{name}_tokens_per_second": statistics.median(values) for name, values in rates.items()}
     for mine, other in (
         ("ours", "hf_trainer"),
@@ -251,7 +290,8 @@ def compare(
         if mine in rates:
             pairs = zip(rates[mine], rates[other], strict=True)
             figures[f"{mine}_over_{other}"] = statistics.median(one / two for one, two in pairs)
-    figures |= {f"{name}_own_cost_percent": 100 * statistics.median(shares) for name, shares in own.items()}
+    for name in ("ours", "ours_compiled"):
+        figures |= own_costs(name, timings.get(name, []))
     our_model = build_model(ModelConfig.from_dict(MODEL), device="meta")
     with torch.device("meta"):
         their_model = llama()
@@ -260,12 +300,26 @@ def compare(
     return figures
 
 
+def own_costs(name: str, timings: list[Timing]) -> dict[str, float]:
+    """The trainer's own cost: its share of all steps that count, and milliseconds with a line of metrics and without.
+
+    The share is the median of the runs'.
+    """
+    if not timings:
+        return {}
+    figures = {f"{name}_own_cost_percent": statistics.median(100 * sum(t.own) / sum(t.seconds) for t in timings)}
+    for kind, with_line in (("plain", False), ("logging", True)):
+        if costs := [cost for timing in timings for cost in timing.own_milliseconds(with_line=with_line)]:
+            figures[f"{name}_own_ms_of_a_{kind}_step"] = statistics.median(costs)
+    return figures
+
+
 def main() -> None:
     """Print the figures of each precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="also run both compiled")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
