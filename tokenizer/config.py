@@ -51,7 +51,7 @@ class SampleConfig:
 class PretokenizationConfig:
     """Where a byte-level BPE may not merge: the text is cut there before training and before encoding."""
 
-    han: HanRule = "with_letters"
+    han: HanRule = "apart"
     """How a run of Han characters is cut: with neighbouring letters (as cl100k's pattern does), with Chinese
     punctuation, apart from all else, or apart and in runs of at most so many characters."""
     digits: DigitRule = "one"
