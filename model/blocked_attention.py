@@ -18,7 +18,7 @@ from torch import Tensor
 
 QUERY_BLOCK = 128
 KEYS_MULTIPLE = 32
-"""A range of keys begins and ends at multiples of so many, that its products have few shapes (`losses.ROWS_MULTIPLE`)."""
+"""A range of keys begins and ends at multiples of so many, so that its products have few shapes, as `losses` has."""
 KEPT_ELEMENTS = 1 << 25
 """Most attention weights that a layer may keep for its backward pass (128 MB)."""
 
