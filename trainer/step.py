@@ -132,9 +132,11 @@ class StepRunner:
     def _empty_pass(self, batch: Batch) -> None:
         """Take part in the sharded model's exchanges without rows of one's own: a gradient of exactly zero.
 
-        In evaluation mode, so that routers do not count its tokens and attach no loss.
+        In evaluation mode, so that routers do not count its tokens and attach no loss. The row is made up, for a step
+        of fewer rows than processes leaves some with none at all.
         """
-        inputs = {name: self._tensor(getattr(batch, name)[:1]) for name in INPUTS}
+        arrays = {name: getattr(batch, name) for name in INPUTS}
+        inputs = {name: self._tensor(np.zeros((1, *array.shape[1:]), array.dtype)) for name, array in arrays.items()}
         self.model.eval()
         output = self.model(**inputs)
         zero = sum((losses.sum() for losses, _ in output.mtp_losses), output.losses.sum()) * 0.0

@@ -117,8 +117,10 @@ def looped(model: dict[str, Any], dtype: str) -> dict[str, Any]:
         ("causal", EXPERTS_MODEL, 6, "float64", 1e-8),
         # Three rows and two: the second process has none left for the last pass and must still join.
         ("causal", EXPERTS_MODEL, 5, "float64", 1e-8),
+        # Fewer rows than processes, as a batch that grows may begin: the second process has none in the whole step.
+        ("causal", EXPERTS_MODEL, 1, "float64", 1e-8),
     ],
-    ids=["dense, 7 rows", "experts and MTP, 6 rows", "experts and MTP, 5 rows"],
+    ids=["dense, 7 rows", "experts and MTP, 6 rows", "experts and MTP, 5 rows", "experts and MTP, 1 row"],
 )
 def test_two_processes_have_the_gradients_of_one(
     workspace: Path, tmp_path: Path, kind: str, model: dict, rows: int, dtype: str, tolerance: float
