@@ -31,7 +31,7 @@ from data.records import (
     read_record,
     versions,
 )
-from data.shards import file_digest, read_json, remove_temporaries, value_digest, write_json
+from data.shards import TEMPORARY, file_digest, read_json, remove_temporaries, value_digest, write_json
 from data.stage import MARKERS, RECORD, Context, Phase, Stage, load_marker
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _claim(context: Context, wanted: dict[str, object], record: dict[str, object
         remove_temporaries(folder)
         return
     if folder.exists():
-        if record is None and begun is None and any(folder.iterdir()):
+        if record is None and begun is None and _holds_files(folder):
             raise ValueError(
                 f"{folder} holds files that no stage has recorded; remove it, or choose another --workspace"
             )
@@ -174,14 +174,18 @@ def _claim(context: Context, wanted: dict[str, object], record: dict[str, object
     write_json(keyfile, wanted | {"key": context.key})
 
 
+def _holds_files(folder: Path) -> bool:
+    """Whether a folder holds a whole file: a kill before its first key was written leaves folders and half a file."""
+    return any(path.is_file() and path.suffix != TEMPORARY for path in folder.rglob("*"))
+
+
 def _empty(folder: Path) -> None:
-    """Empty a stage's folder, its record first and the sign that it is ours last: a kill on the way changes nothing."""
+    """Empty a stage's folder, its record first; the sign that it is ours stays: a kill on the way changes nothing."""
     write_json(folder / MARKERS / KEY, {"key": "emptied"})
     (folder / RECORD).unlink(missing_ok=True)
-    for child in sorted(folder.iterdir()):
-        if child.name != MARKERS:
+    for child in (*sorted(folder.iterdir()), *sorted((folder / MARKERS).iterdir())):
+        if child not in (folder / MARKERS, folder / MARKERS / KEY):
             shutil.rmtree(child) if child.is_dir() else child.unlink()
-    shutil.rmtree(folder / MARKERS, ignore_errors=True)
 
 
 def _check_documents(context: Context) -> None:

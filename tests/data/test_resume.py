@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from data import shards
+from data.redact import RedactConfig
 from tests.data.small_corpus import STAGES, configuration, digests, run, write_inputs
 
 
@@ -58,6 +60,43 @@ def test_cut_short_at_any_write_it_ends_the_same(
         except Killed:
             stops += 1
     assert stops >= 8
+    assert digests(tmp_path) == undisturbed
+
+
+def test_cut_short_before_the_first_key_is_written(
+    inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.os, "replace", lambda *given: (_ for _ in ()).throw(Killed))  # noqa: ARG005
+    with pytest.raises(Killed):
+        run(configuration(inputs), tmp_path)
+    monkeypatch.undo()
+    run(configuration(inputs), tmp_path)
+    assert digests(tmp_path) == undisturbed
+
+
+def test_cut_short_while_another_run_s_markers_go(
+    inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a killed run with other settings is emptied, and that is cut short too: it is still ours."""
+    run(configuration(inputs), tmp_path, *STAGES[:4])
+    monkeypatch.setattr("data.engine.gather", lambda context: (_ for _ in ()).throw(Killed))  # noqa: ARG005
+    with pytest.raises(Killed):
+        run(configuration(inputs, redact=RedactConfig(placeholder="X")), tmp_path, "redact")
+    monkeypatch.undo()
+    progress, remove = tmp_path / "redact" / "progress", shutil.rmtree
+
+    def stop(folder: Path, **given: bool) -> None:
+        if progress in (folder, folder.parent):
+            if folder == progress:  # a folder goes file by file, in any order
+                (progress / "key.json").unlink()
+            raise Killed
+        remove(folder, **given)
+
+    monkeypatch.setattr("data.engine.shutil.rmtree", stop)
+    with pytest.raises(Killed):
+        run(configuration(inputs), tmp_path)
+    monkeypatch.undo()
+    run(configuration(inputs), tmp_path)
     assert digests(tmp_path) == undisturbed
 
 
