@@ -334,6 +334,12 @@ class ModelConfig:
             "deepnet": (8 * self.num_layers) ** -0.25,
         }[self.residual]
 
+    @property
+    def initial_std(self) -> float:
+        """Standard deviation of the initial weights that have no gain of their own."""
+        std = self.initialisation.std
+        return std if std is not None else float(1.0 / (3 * self.hidden_size)) ** 0.5
+
     def is_sparse_layer(self, index: int) -> bool:
         """Whether layer `index` has experts; MTP's layers, which follow the last, have them if any layer has."""
         return self.experts.num_experts > 0 and index >= self.experts.first_dense_layers

@@ -81,7 +81,7 @@ def _shared_values(config: ModelConfig) -> dict[str, object]:
         "tie_word_embeddings": config.tie_embeddings,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
-        "initializer_range": config.initialisation.std,
+        "initializer_range": config.initial_std,
         "intermediate_size": config.feed_forward.inner_size,
         "num_attention_heads": config.attention.num_heads,
         "attention_bias": config.attention.qkv_bias,

@@ -49,6 +49,4 @@ def _standard_deviation(name: str, module: str, shape: tuple[int, ...], config: 
     stacked = name.rsplit(".", 1)[-1]
     if gain is not None and (module in DEEPNORM_PROJECTIONS or stacked in DEEPNORM_PROJECTIONS):
         return gain * float(2.0 / (shape[-1] + shape[-2])) ** 0.5
-    if config.initialisation.std is not None:
-        return config.initialisation.std
-    return float(1.0 / (3 * config.hidden_size)) ** 0.5
+    return config.initial_std

@@ -12,6 +12,7 @@ from model.config import (
     ExpertsConfig,
     FeedForwardConfig,
     IndexerConfig,
+    InitialisationConfig,
     LatentConfig,
     ModelConfig,
     MtpConfig,
@@ -240,6 +241,14 @@ def test_a_model_without_an_indexer_is_dense_in_their_class(tmp_path: Path) -> N
     export_hugging_face(ours, tmp_path)
     tokens = tokens_of(5, length=64)
     assert (ours(tokens).logits - their_model(tmp_path)(tokens).logits).abs().max() < 1e-4
+
+
+def test_an_initial_spread_that_follows_the_width_is_written_as_a_number(tmp_path: Path) -> None:
+    ours = build_model(dataclasses.replace(GLM_45, initialisation=InitialisationConfig(std=None)))
+    export_hugging_face(ours, tmp_path)
+    spread = pytest.approx((1 / (3 * 48)) ** 0.5)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).initializer_range == spread
+    assert import_hugging_face(tmp_path).config.initialisation.std == spread
 
 
 def _rewritten(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
