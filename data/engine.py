@@ -32,7 +32,7 @@ from data.records import (
     versions,
 )
 from data.shards import TEMPORARY, file_digest, read_json, remove_temporaries, value_digest, write_json
-from data.stage import MARKERS, RECORD, Context, Phase, Stage, load_marker
+from data.stage import MARKERS, RECORD, WORK, Context, Phase, Stage, load_marker
 
 if TYPE_CHECKING:
     from data.config import CorpusConfig
@@ -73,6 +73,7 @@ def run_stage(stage: Stage, config: CorpusConfig, options: RunOptions, limit: in
     record = read_record(workspace, stage.name)
     if record is not None and _same(record, wanted) and _files_stand(workspace / stage.name, record):
         say(f"{stage.name}: up to date, skipped")
+        _clear(workspace / stage.name)  # a kill right behind the record left it
         return _figures(record, skipped=True)
     context = Context(
         workspace=workspace,
@@ -104,8 +105,7 @@ def run_stage(stage: Stage, config: CorpusConfig, options: RunOptions, limit: in
     finished = make_record(wanted, done, run)
     _check_counts(stage, context, finished)
     write_json(context.folder / RECORD, finished)
-    shutil.rmtree(context.work, ignore_errors=True)
-    shutil.rmtree(context.folder / MARKERS, ignore_errors=True)
+    _clear(context.folder)
     _say_done(stage, finished)
     return _figures(finished, skipped=False)
 
@@ -186,6 +186,12 @@ def _empty(folder: Path) -> None:
     for child in (*sorted(folder.iterdir()), *sorted((folder / MARKERS).iterdir())):
         if child not in (folder / MARKERS, folder / MARKERS / KEY):
             shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a finished stage needed on the way."""
+    for name in (WORK, MARKERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _check_documents(context: Context) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Counts = dict[str, "int | Counts"]
 RECORD = "stage.json"
 MARKERS = "progress"
+WORK = "work"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Context:
     @property
     def work(self) -> Path:
         """Where the stage may keep what it needs between its phases; removed when the stage is done."""
-        return self.folder / "work"
+        return self.folder / WORK
 
     def marker(self, phase: str, task: str) -> Path:
         return self.folder / MARKERS / phase / f"{task}.json"

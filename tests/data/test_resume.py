@@ -100,6 +100,19 @@ def test_cut_short_while_another_run_s_markers_go(
     assert digests(tmp_path) == undisturbed
 
 
+def test_cut_short_behind_its_record_a_stage_leaves_nothing(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage whose record is there is skipped, and what it needed on the way (the texts' size) goes all the same."""
+    monkeypatch.setattr("data.engine.shutil.rmtree", lambda *given, **more: (_ for _ in ()).throw(Killed))  # noqa: ARG005
+    with pytest.raises(Killed):
+        run(configuration(inputs), tmp_path, "ingest")
+    monkeypatch.undo()
+    assert (tmp_path / "ingest" / "work").exists()
+    assert run(configuration(inputs), tmp_path, "ingest")["ingest"]["skipped"]
+    assert {path.name for path in (tmp_path / "ingest").iterdir()} == {"kept", "rejected", "stage.json"}
+
+
 def test_half_written_files_go(
     inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
