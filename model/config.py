@@ -342,7 +342,7 @@ class ModelConfig:
 
     def is_sparse_layer(self, index: int) -> bool:
         """Whether layer `index` has experts; MTP's layers, which follow the last, have them if any layer has."""
-        return self.experts.num_experts > 0 and index >= self.experts.first_dense_layers
+        return self.experts.num_experts > 0 and min(index, self.num_layers - 1) >= self.experts.first_dense_layers
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "ModelConfig":

@@ -18,6 +18,7 @@ from model.config import (
     MtpConfig,
     PositionConfig,
 )
+from model.experts import routers
 from model.hugging_face import export_hugging_face, import_hugging_face, read_config
 from model.indexer import indexers
 from model.transformer import Transformer
@@ -226,6 +227,17 @@ def test_a_round_trip_with_mtp_keeps_every_tensor(name: str, dtype: str, tmp_pat
     for name_of_mtp in ("eh_proj", "enorm", "hnorm", "shared_head.norm", "shared_head.head", "embed_tokens"):
         assert f"model.layers.{last}.{name_of_mtp}.weight" in names
     assert f"model.layers.{last}.mlp.experts.7.up_proj.weight" in names
+
+
+def test_mtp_behind_layers_without_experts_has_none_either(tmp_path: Path) -> None:
+    """config.json cannot say that MTP alone has experts."""
+    experts = dataclasses.replace(EXPERTS, first_dense_layers=GLM_45.num_layers)
+    ours = randomised(dataclasses.replace(GLM_45, experts=experts, mtp=MtpConfig(depth=1)), seed=9)
+    assert not routers(ours)
+    export_hugging_face(ours, tmp_path)
+    again = import_hugging_face(tmp_path)
+    for key, tensor in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[key], tensor), key
 
 
 def test_transformers_passes_over_mtp(tmp_path: Path) -> None:
