@@ -25,9 +25,9 @@ from trainer import checkpoints, devices
 from trainer.config import RunConfig, StageConfig, with_total_steps
 from trainer.initial_weights import check_initial, load_initial
 from trainer.loop import train
-from trainer.metrics import open_sinks
+from trainer.metrics import Sink, open_sinks
 from trainer.pairs import open_heldout_pairs
-from trainer.parallel import build_sharded, wait_for_all
+from trainer.parallel import build_sharded, on_first, wait_for_all
 from trainer.plan import plan, plan_lines
 from trainer.plot import plot_runs
 from trainer.run import Run, Stopped
@@ -59,12 +59,14 @@ def pretrain_command(argv: list[str]) -> int:
     world = devices.read_world()
     device = devices.choose_device(config.devices.device, world.local_rank)
     devices.join_processes(device, world)
+
+    def begin() -> None:
+        if config.init_from and not (folder / "config.yaml").is_file():
+            check_initial(config, Path(args.tokenizer))
+        prepare(folder, config, Path(args.tokenizer), data)
+
     try:
-        if world.is_first:
-            if config.init_from and not (folder / "config.yaml").is_file():
-                check_initial(config, Path(args.tokenizer))
-            prepare(folder, config, Path(args.tokenizer), data)
-        wait_for_all()
+        on_first(world, begin)
         status = _pretrain(config, folder, data, tokenizer, device, world)
         wait_for_all()  # one that left early would end connections that the others still use
         return status
@@ -111,11 +113,9 @@ def _pretrain(
     if config.init_from and resume_from is None:
         load_initial(model, config, folder / "tokenizer", say)
     evaluator = Evaluator(config, folder, data, tokenizer, device, say)
-    sinks = (
-        open_sinks(folder, config.log, config.total_steps, position.step if resume_from else -1)
-        if world.is_first
-        else []
-    )
+    sinks: list[Sink] = []
+    resumed_step = position.step if resume_from else -1
+    on_first(world, lambda: sinks.extend(open_sinks(folder, config.log, config.total_steps, resumed_step)))
     saver = Saver(config, folder, world)
     run = Run(
         config=config, folder=folder, data=data, tokenizer=tokenizer, device=device, world=world,

@@ -8,6 +8,7 @@ multiplied by it before the backward pass, so that the sum over all targets is w
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -69,6 +70,22 @@ def broadcast_object(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_first(world: World, act: Callable[[], object]) -> None:
+    """Let the first process act while the others wait; its user's error is every process's.
+
+    One that ended alone would leave the others with a broken connection and their tracebacks beside its line.
+    """
+    problem: object = None
+    if world.is_first:
+        try:
+            act()
+        except (ValueError, OSError) as error:
+            problem = error
+    problem = broadcast_object(problem)
+    if isinstance(problem, Exception):
+        raise problem
 
 
 def wait_for_all() -> None:

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint import CheckpointException
 from trainer import checkpoints
 from trainer.config import RunConfig, to_yaml
 from trainer.devices import World
-from trainer.parallel import wait_for_all
+from trainer.parallel import on_first, wait_for_all
 from trainer.state import Position, Snapshot, TrainState
 
 
@@ -55,17 +55,10 @@ class Saver:
     def _write(self, snapshot: Snapshot, position: Position) -> None:
         partial = checkpoints.partial_folder(self.folder, position.step)
         try:
-            if self.world.is_first:
-                checkpoints.clear(partial)
-            wait_for_all()
+            on_first(self.world, lambda: checkpoints.clear(partial))
             snapshot.write(partial)
             wait_for_all()
-            if self.world.is_first:
-                position.write(partial)
-                (partial / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
-                checkpoints.publish(self.folder, position.step)
-                checkpoints.remove_old(self.folder, self.config.checkpoint)
-            wait_for_all()
+            on_first(self.world, lambda: self._publish(partial, position))
         except (OSError, SafetensorError, RuntimeError, CheckpointException) as error:
             # safetensors and DCP wrap what the system said; only trouble with the disk is the user's.
             reason = checkpoints.disk_error(error, self.folder)
@@ -74,3 +67,9 @@ class Saver:
             if reason is None:
                 raise
             raise checkpoints.explain_failed_save(reason, self.folder, position.step) from error
+
+    def _publish(self, partial: Path, position: Position) -> None:
+        position.write(partial)
+        (partial / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+        checkpoints.publish(self.folder, position.step)
+        checkpoints.remove_old(self.folder, self.config.checkpoint)

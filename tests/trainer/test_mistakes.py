@@ -17,7 +17,7 @@ import torch
 import trainer.saving
 from command_line import run_commands
 from data.token_shards import TokenShardWriter
-from tests.tiny_run import MODEL, arguments, losses, run_config, stage
+from tests.tiny_run import MODEL, arguments, call, losses, run_config, stage
 from tests.trainer.conftest import TWO_STAGES
 from trainer import checkpoints
 from trainer.__main__ import pretrain_command
@@ -190,6 +190,23 @@ def test_a_disk_that_is_really_full(
         assert digests(small / "run" / "checkpoints") == before
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("mistake", ["configuration", "package", "save"])
+def test_a_mistake_that_one_process_finds_is_a_line_of_all(workspace: Path, run: Path, mistake: str) -> None:
+    """What only the first process looks at: the others say the same, rather than that their connection broke."""
+    config = run_config(*TWO_STAGES)
+    if mistake == "configuration":
+        config["seed"] = 8
+    elif mistake == "package":
+        config["log"]["wandb_project"] = "none"
+    else:
+        checkpoints.partial_folder(run, 9).write_text("a file where a folder should be")
+    done = call("trainer", "pretrain", *arguments(workspace, run, config), processes=2)
+    assert done.returncode != 0
+    expected = {"configuration": "seed: the run has 7", "package": "wandb is not installed", "save": "File exists"}
+    assert any(line.startswith("error:") and expected[mistake] in line for line in done.stderr.splitlines())
+    assert "RuntimeError" not in done.stderr, done.stderr[-3000:]
 
 
 def test_a_malicious_checkpoint_is_not_executed(tmp_path: Path) -> None:
