@@ -25,7 +25,7 @@ class ParameterCounts:
     body_active: int
     """Of `body`, what one token visits: top_k of the routed experts."""
     embeddings: int
-    """Embedding and, where it is its own, output projection."""
+    """Embedding, learned positions and, where it is its own, output projection."""
     mtp: int
     """MTP's layers."""
     mtp_active: int
@@ -64,7 +64,7 @@ class Flops:
 
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:
-    """Counts of the model as built on the meta device. A vocab_size of 0 counts no embedding."""
+    """Counts of the model as built on the meta device. A vocab_size of 0 counts no embedding of tokens."""
     built = config if config.vocab_size else replace(config, vocab_size=ANY_VOCABULARY)
     body = body_routed = embeddings = mtp = mtp_routed = 0
     for name, parameter in build_model(built, device="meta").named_parameters():
@@ -72,6 +72,8 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
         routed = size if ".experts." in name and "shared_experts" not in name else 0
         if name.startswith(("embed_tokens", "lm_head")):
             embeddings += size if config.vocab_size else 0
+        elif name.startswith("embed_positions"):
+            embeddings += size
         elif name.startswith("mtp."):
             mtp, mtp_routed = mtp + size, mtp_routed + routed
         else:

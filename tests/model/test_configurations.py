@@ -89,6 +89,15 @@ def test_small_configurations_are_as_large_as_they_say(
         assert visited / 1e6 == pytest.approx(active, rel=0.1)
 
 
+@pytest.mark.parametrize("vocabulary", [0, 256])
+def test_learned_positions_are_embeddings_and_no_blocks(vocabulary: int) -> None:
+    rotary = configuration("glm130b-tiny", vocabulary)
+    learned = dataclasses.replace(rotary, position=PositionConfig(kind="learned_2d"))
+    theirs, ours = count_parameters(rotary), count_parameters(learned)
+    tables = 2 * (learned.max_positions + 1) * learned.hidden_size
+    assert ours == dataclasses.replace(theirs, embeddings=theirs.embeddings + tables)
+
+
 def test_the_plan_says_ours_and_theirs() -> None:
     figures = plan(configuration("glm-5"))
     lines = "\n".join(plan_lines(figures))
