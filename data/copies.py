@@ -3,7 +3,7 @@
 The steps, each a function over one shard or over all of what the step before wrote:
 
     digest_shard   a row a document: digest of the folded text, and what the survivor is chosen by
-    join_exact     documents with one digest -> every one but the first follows it
+    join_exact     documents with one digest -> every one but the best follows it
     sign_shard     units and bands of the documents that follow nobody
     join_bands     documents that share a band -> candidate pairs, each once
     verify_part    candidate pairs judged on their whole texts
@@ -111,6 +111,18 @@ def digest_shard(collection: Collection, shard: int, table: pl.DataFrame) -> Non
     write_part(rows.drop("digest_high", "digest_low"), collection.part("documents", shard), "document")
 
 
+def best_first(collection: Collection, table: pl.DataFrame, *groups: str) -> pl.DataFrame:
+    """`table` sorted by `groups` and, in each, from the document that survives to the worst.
+
+    What is indexed survives; else the best: high quality, great length, early date, small id; null is worst.
+    """
+    descending = {"quality": True, "length": True, "date": False, "id": False}
+    order = list(collection.config.prefer) + [name for name in ("id",) if name not in collection.config.prefer]
+    down = [False] * len(groups) + [False, *(descending[name] for name in order)]
+    table = table.with_columns((pl.col("document") < collection.new_documents).alias("new"))
+    return table.sort([*groups, "new", *order], descending=down, nulls_last=True)
+
+
 def join_exact(collection: Collection) -> int:
     """Write who follows whom for documents of equal digest; returns how many follow."""
     followers = 0
@@ -119,11 +131,11 @@ def join_exact(collection: Collection) -> int:
     paths = parts(collection.work / "digests")
     memory = collection.config.memory_mb
     for number, table in enumerate(read_ranges(paths, "digest_high", memory_mb=memory, bytes_per_row=240)):
-        # a document of the index leads before any new one
-        indexed = pl.when(pl.col("document") >= collection.new_documents).then("document").min()
-        leader = pl.coalesce(indexed, pl.col("document").min()).over("digest_high", "digest_low").alias("leader")
+        shared = table.filter(pl.col("digest_high").is_duplicated())
+        # the best leads: were it another, an index would hold its survivor without units and band keys
+        leader = pl.col("document").first().over("digest_high", "digest_low").alias("leader")
         follow = (
-            table.filter(pl.col("digest_high").is_duplicated())
+            best_first(collection, shared, "digest_high", "digest_low")
             .with_columns(leader)
             .filter(pl.col("document") != pl.col("leader"))
             .select("document", "leader")
@@ -329,12 +341,7 @@ def clusters_of(collection: Collection, joined: pl.DataFrame, following: pl.Data
         pl.read_parquet(path, glob=False).join(members, on="document", how="inner")
         for path in parts(collection.work / "documents")
     ]
-    table = pl.concat(described).with_columns((pl.col("document") < collection.new_documents).alias("new"))
-    # what is indexed survives; else the best: high quality, great length, early date, small id; null is worst
-    descending = {"quality": True, "length": True, "date": False, "id": False}
-    order = list(collection.config.prefer) + [name for name in ("id",) if name not in collection.config.prefer]
-    down = [False, False, *(descending[name] for name in order)]
-    table = table.sort(["root", "new", *order], descending=down, nulls_last=True)
+    table = best_first(collection, pl.concat(described), "root")
     return table.select(
         "document",
         "leader",
@@ -342,7 +349,7 @@ def clusters_of(collection: Collection, joined: pl.DataFrame, following: pl.Data
         pl.col("id").first().over("root").alias("cluster"),
         pl.col("leader").first().over("root").alias("survivor_leader"),
     ).with_columns(
-        # one digest with the survivor, whichever of them was read first
+        # of one digest with the survivor
         pl.when(pl.col("leader") == pl.col("survivor_leader"))
         .then(pl.lit("exact"))
         .otherwise(pl.lit("near"))

@@ -204,7 +204,7 @@ PHASES = (
 
 DEDUPLICATE = Stage(
     name="deduplicate",
-    version=3,
+    version=4,
     reads=("filter/kept",),
     writes=(KEPT, REJECTED, PAIRS),
     settings=lambda config: config.deduplicate,

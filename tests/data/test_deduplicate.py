@@ -162,11 +162,15 @@ def test_the_survivor_is_the_best_by_the_stated_order(tmp_path: Path) -> None:
     assert survivor(("id",)) == "0"
 
 
-def test_an_index_judges_only_what_is_new(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefer", [("id",), ("date", "id")])
+def test_an_index_judges_only_what_is_new(tmp_path: Path, prefer: tuple[str, ...]) -> None:
     """New documents against the index of old ones: left is what all of them together would have left of the new."""
-    table = near_collection(seed=8).with_columns(pl.lit(None, pl.String).alias("date"))
+    table = near_collection(seed=8)
+    # by `date` the last of a cluster's old documents is its best, and any of them is better than a new one
+    dates = pl.Series("date", [f"{2000 - i if i < 70 else 2010 + i}-01-01" for i in range(table.height)])
+    table = table.with_columns(dates)
     old, new = table[:70], table[70:]
-    config = DeduplicateConfig(prefer=("id",))
+    config = DeduplicateConfig(prefer=prefer)
     kept_old, _ = run([old[:30], old[30:]], tmp_path / "old", config)
     first = Collection(work=tmp_path / "old", firsts=number_documents([30, 40]), config=config)
     for number, shard in enumerate([old[:30], old[30:]]):
@@ -174,7 +178,7 @@ def test_an_index_judges_only_what_is_new(tmp_path: Path) -> None:
             first, number, shard.filter(pl.col("id").is_in(kept_old["id"].implode()))["id"], tmp_path / "i"
         )
     describe_index(first, tmp_path / "i")
-    config = DeduplicateConfig(prefer=("id",), index=(str(tmp_path / "i"),))
+    config = DeduplicateConfig(prefer=prefer, index=(str(tmp_path / "i"),))
     indexed = read_index(tmp_path / "i", config)
     collection = Collection(
         work=tmp_path / "new",
@@ -191,7 +195,7 @@ def test_an_index_judges_only_what_is_new(tmp_path: Path) -> None:
         verify_part(collection, int(path.stem))
     join_pairs(collection)
     kept, rejected = decide(collection, 0, new)
-    together, _ = run([table], tmp_path / "both", DeduplicateConfig(prefer=("id",)))
+    together, _ = run([table], tmp_path / "both", DeduplicateConfig(prefer=prefer))
     assert kept["id"].to_list() == together.filter(pl.col("id").is_in(new["id"].implode()))["id"].to_list()
     assert kept.height + rejected.height == new.height
     dropped_for_old = rejected.filter(pl.col("cluster").is_in(kept_old["id"].implode()))
