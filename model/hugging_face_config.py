@@ -195,11 +195,21 @@ def _require_supported(values: Mapping[str, object]) -> None:
         raise ValueError(f"config.json: hidden_act is {values['hidden_act']!r}, expected silu")
     if values.get("rope_scaling") is not None:
         raise ValueError("config.json: rope_scaling is set, which is not built here")
-    types = values.get("indexer_types")
-    if isinstance(types, list) and "shared" in types:
-        raise ValueError("config.json: indexer_types has shared indexers, which are not built here")
+    if _shares_indexers(values):
+        raise ValueError("config.json: has shared indexers (indexer_types, index_topk_*), which are not built here")
     if values.get("indexer_rope_interleave", True) is not True:
         raise ValueError("config.json: indexer_rope_interleave is false; GLM-5's indexer is interleaved")
+
+
+def _shares_indexers(values: Mapping[str, object]) -> bool:
+    """Whether a layer takes another's keys. transformers derives `indexer_types` from further keys where it is left
+    out: a pattern, or one layer in so many."""
+    types = values.get("indexer_types") or values.get("index_topk_pattern")
+    if isinstance(types, list | str):
+        return "shared" in types or "S" in types
+    read = _Values({"index_topk_freq": 1, "index_skip_topk_offset": 2, **values})
+    every, offset = max(read.integer("index_topk_freq"), 1), read.integer("index_skip_topk_offset")
+    return any(max(layer - offset + 1, 0) % every for layer in range(read.integer("num_hidden_layers")))
 
 
 def _compute_dtype(values: Mapping[str, object]) -> Literal["float32", "bfloat16", "float16"]:
@@ -255,8 +265,14 @@ def _grouped_attention(read: _Values) -> AttentionConfig:
 
 
 def _experts(read: _Values) -> ExpertsConfig:
-    first_dense = read.integer("first_k_dense_replace")
-    if first_dense >= read.integer("num_hidden_layers"):
+    first_dense, layers = read.integer("first_k_dense_replace"), read.integer("num_hidden_layers")
+    kinds = ["dense" if layer < first_dense else "sparse" for layer in range(layers)]
+    if read.values.get("mlp_layer_types") not in (None, kinds):
+        raise ValueError(
+            f"config.json: mlp_layer_types is not first_k_dense_replace ({first_dense}) dense layers and sparse ones "
+            "behind them, which is all that is built here"
+        )
+    if first_dense >= layers:
         return ExpertsConfig()
     return ExpertsConfig(
         num_experts=read.integer("n_routed_experts"),

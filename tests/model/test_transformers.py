@@ -1,6 +1,7 @@
 """Our GLM-5 and GLM-4.5 beside transformers' classes: logits, gradients, and checkpoints in both directions."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from model.config import (
 )
 from model.experts import routers
 from model.hugging_face import export_hugging_face, import_hugging_face, read_config
+from model.hugging_face_config import to_hugging_face
 from model.indexer import indexers
 from model.transformer import Transformer
 from model.weights import SINGLE_NAME, TensorFolder, save_tensors
@@ -315,6 +317,34 @@ def test_a_model_that_no_class_of_theirs_holds_is_refused(tmp_path: Path) -> Non
     odd = dataclasses.replace(GLM_45, feed_forward=FeedForwardConfig(inner_size=40, gate="second"))
     with pytest.raises(ValueError, match=r"feed_forward\.gate is 'second'"):
         export_hugging_face(build_model(odd), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"indexer_types": ["full", "shared", "full"]}, "shared indexers"),
+        ({"indexer_types": None, "index_topk_freq": 4}, "shared indexers"),
+        ({"indexer_types": None, "index_topk_pattern": "FSF"}, "shared indexers"),
+        ({"mlp_layer_types": ["dense", "sparse", "dense"]}, r"mlp_layer_types .* first_k_dense_replace \(1\)"),
+        ({"index_topk_freq": 4}, None),
+        ({"indexer_types": None, "index_topk_freq": 4, "index_skip_topk_offset": 3}, None),
+        ({"indexer_types": None, "index_topk_freq": 1}, None),
+        ({"mlp_layer_types": ["dense", "sparse", "sparse"]}, None),
+    ],
+)
+def test_settings_that_are_not_built_are_refused(
+    settings: dict[str, object], message: str | None, tmp_path: Path
+) -> None:
+    """transformers derives indexer_types from the other two keys where it is left out, and reads them no further."""
+    values = {**to_hugging_face(GLM_5), **settings}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert ("shared" in theirs.indexer_types) == (message == "shared indexers")
+    if message is None:
+        assert read_config(tmp_path) == GLM_5
+    else:
+        with pytest.raises(ValueError, match=message):
+            read_config(tmp_path)
 
 
 def test_released_settings_are_read(tmp_path: Path) -> None:
