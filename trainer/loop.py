@@ -148,7 +148,7 @@ def take_step(
     result = runner.run(batch, stage.batch.micro_batch_rows, passes, weights, state.loss_scale.scale)
     norm, norms = gradient_norms(state.model, state.loss_scale.scale)
     divisor = clip_divisor(norm, stage.optimizer.gradient_clip, state.loss_scale.scale)
-    factor = judge(run, state, result, norm, first)
+    factor = judge(run, state, result, norm, rows)
     before = WeightsBefore(state.model) if measured else None
     state.optimizer.step(rate, factor, divisor)
     updates = before.ratios() if before else {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from trainer import checkpoints
+from trainer.loader import share_of_rank
+from trainer.parallel import gather_objects
 from trainer.run import Run
 from trainer.schedules import step_boundaries
 from trainer.stages import build_optimizer
@@ -20,13 +22,16 @@ class SpikeError(Exception):
         self.next_row = next_row
 
 
-def judge(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, first_row: int) -> torch.Tensor:
-    """1 or 0, on the device: whether the step is taken."""
+def judge(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, rows: tuple[int, int]) -> torch.Tensor:
+    """1 or 0, on the device: whether the step of the global `rows` (first row, end) is taken.
+
+    Where spikes are not looked for, a loss that is no number ends the run: ValueError. That asks the device.
+    """
     finite = torch.isfinite(result.loss) & torch.isfinite(norm)
     state.loss_scale.update(finite)
     if run.config.stability.on_spike == "nothing":
-        if run.device.type == "cpu" and not state.loss_scale.active and not bool(finite):
-            raise ValueError(explain_not_finite(run, state, result, norm, first_row))
+        if not state.loss_scale.active and not bool(finite):
+            raise ValueError(explain_not_finite(run, state, result, norm, rows))
         return finite.to(torch.float32)
     return state.spikes.judge(result.loss, norm)
 
@@ -76,13 +81,20 @@ def roll_back(run: Run, state: TrainState, spike: SpikeError) -> None:
     )
 
 
-def explain_not_finite(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, first_row: int) -> str:
-    """Which process, step and samples gave a loss or gradient that is not a number."""
+def explain_not_finite(
+    run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, rows: tuple[int, int]
+) -> str:
+    """Which processes, step and samples gave a loss or gradient that is not a number; asked by all processes."""
+    first, end = (row + state.position.skipped_rows for row in rows)
+    begin = first + share_of_rank(end - first, run.world.rank, run.world.size)[0]
     bad = (~torch.isfinite(result.rows[:, 0])).nonzero().flatten().tolist()
-    first = first_row + state.position.skipped_rows
-    samples = ", ".join(str(first + row) for row in bad[:8]) or f"{first} and on"
+    places = [
+        f"rank {rank} (samples {', '.join(map(str, samples[:8]))})"
+        for rank, samples in enumerate(gather_objects([begin + row for row in bad]))
+        if samples
+    ]
+    where = ", ".join(places[:8]) or f"all ranks (samples {first} to {end - 1})"
     return (
-        f"{run.folder}: step {state.position.step + 1}: loss {result.loss.item()}, gradient norm {norm.item()} on rank "
-        f"{run.world.rank}, samples {samples} of stage {state.position.stage}; lower the learning rate or set "
-        "stability.on_spike: skip_step"
+        f"{run.folder}: step {state.position.step + 1}: loss {result.loss.item()}, gradient norm {norm.item()} on "
+        f"{where} of stage {state.position.stage}; lower the learning rate or set stability.on_spike: skip_step"
     )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from objectives.example import Batch
-from tests.tiny_run import MODEL, arguments, losses, run_config, stage
+from tests.tiny_run import MODEL, arguments, call, losses, run_config, stage
 from trainer.__main__ import pretrain_command
 from trainer.config import OptimizerConfig, StabilityConfig
+from trainer.devices import World
 from trainer.loader import Loader
 from trainer.optimizers import Optimizer, assign
+from trainer.spikes import judge
 from trainer.stability import LossScale, SpikeStatistics
+from trainer.state import Position
 
 CPU = torch.device("cpu")
 GARBAGE = range(160, 200)
@@ -136,3 +140,26 @@ def test_going_back_over_a_boundary(workspace: Path, tmp_path: Path, monkeypatch
     (back,) = [line for line in lines if "rolled_back_from" in line]
     assert (back["step"], back["stage"], back["rolled_back_from"]) == (18, "first", 21)
     assert back["skipped_rows"] == 2 * 4, "two steps of four rows were left in that stage"
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_process_and_samples(workspace: Path, tmp_path: Path) -> None:
+    """Steps of four rows, two for each process; the second step's are samples 4 to 7."""
+    mad = stage(steps=3, schedule={"peak": 1e30, "end": 1e30, "shape": "constant", "warmup_share": 0.0})
+    argv = arguments(workspace, tmp_path / "run", run_config(mad))
+    done = call("trainer", "pretrain", *argv, processes=2)
+    assert "step 2: loss nan" in done.stderr, done.stderr[-3000:]
+    assert "rank 0 (samples 4, 5), rank 1 (samples 6, 7) of stage 0" in done.stderr
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_loss_that_is_no_number_ends_a_run_on_every_device(device: str, tmp_path: Path) -> None:
+    """The device's name is all that is given here; the tensors are the CPU's."""
+    run = SimpleNamespace(
+        config=SimpleNamespace(stability=StabilityConfig()), device=torch.device(device), folder=tmp_path, world=World()
+    )
+    state = SimpleNamespace(loss_scale=LossScale(False, CPU), position=Position())
+    result = SimpleNamespace(loss=torch.tensor(float("nan")), rows=torch.tensor([[1.0], [float("nan")]]))
+    with pytest.raises(ValueError, match=r"rank 0 \(samples 5\) of stage 0"):
+        judge(run, state, result, torch.tensor(1.0), (4, 6))
+    result.loss = result.rows[0, 0]
+    assert float(judge(run, state, result, torch.tensor(1.0), (4, 6))) == 1.0
