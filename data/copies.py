@@ -29,6 +29,7 @@ from data.deduplicate import DeduplicateConfig
 from data.exact import folded_digests
 from data.minhash import band_keys, signatures
 from data.partitions import parts, read_range, read_ranges, write_part
+from data.shards import temporary_name
 from data.shingles import titled_units
 from data.verify import CLAUSES, SCORES, Side, compare
 
@@ -188,10 +189,11 @@ def _save_units(collection: Collection, shard: int, *arrays: Array) -> None:
     folder = collection.work / "units"
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in zip(UNIT_FILES, arrays, strict=True):
-        temporary = folder / f".{shard:05d}.{name}.{os.getpid()}"
+        path = folder / f"{shard:05d}.{name}.npy"
+        temporary = temporary_name(path)
         with open(temporary, "wb") as file:
             np.save(file, array)
-        os.replace(temporary, folder / f"{shard:05d}.{name}.npy")
+        os.replace(temporary, path)
 
 
 def load_units(collection: Collection, shard: int) -> tuple[Array, Array, Array]:

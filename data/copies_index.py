@@ -18,7 +18,7 @@ import polars as pl
 
 from data.copies import UNIT_FILES
 from data.partitions import write_part
-from data.shards import file_digest, read_json, write_json
+from data.shards import file_digest, read_json, temporary_name, write_json
 
 if TYPE_CHECKING:
     from data.copies import Collection
@@ -74,9 +74,7 @@ def take_index(collection: Collection) -> None:
             units = collection.work / "units"
             units.mkdir(parents=True, exist_ok=True)
             for kind in UNIT_FILES:
-                temporary = units / f".{shard:05d}.{kind}.{os.getpid()}"
-                shutil.copyfile(folder / "units" / f"{number:05d}.{kind}.npy", temporary)
-                os.replace(temporary, units / f"{shard:05d}.{kind}.npy")
+                _copy(folder / "units" / f"{number:05d}.{kind}.npy", units / f"{shard:05d}.{kind}.npy")
             first += count
             shard += 1
 
@@ -96,10 +94,15 @@ def write_index_shard(collection: Collection, shard: int, survivors: pl.Series, 
     for kind in UNIT_FILES:
         source = collection.work / "units" / f"{shard:05d}.{kind}.npy"
         written.append(folder / "units" / source.name)
-        temporary = written[-1].with_name(f".{source.name}.{os.getpid()}")
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, written[-1])
+        _copy(source, written[-1])
     return written
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    temporary = temporary_name(target)
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
 
 
 def describe_index(collection: Collection, folder: Path) -> Path:

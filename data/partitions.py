@@ -15,6 +15,8 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet
 
+from data.shards import temporary_name
+
 ROW_GROUP = 1 << 16
 KEY_SPACE = 1 << 64
 
@@ -22,7 +24,7 @@ KEY_SPACE = 1 << 64
 def write_part(table: pl.DataFrame, path: Path, key: str) -> None:
     """Write `table` sorted by `key`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     table.sort(key, maintain_order=True).write_parquet(
         temporary, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, statistics=True
     )

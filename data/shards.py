@@ -35,11 +35,16 @@ class ShardFile:
         return asdict(self)
 
 
+def temporary_name(path: Path) -> Path:
+    """The name beside `path` that this process writes it under; `remove_temporaries` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what the caller wrote there becomes `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from data import shards
+from data.deduplicate import DeduplicateConfig
 from data.redact import RedactConfig
 from tests.data.small_corpus import STAGES, configuration, digests, run, write_inputs
 
@@ -111,6 +112,29 @@ def test_cut_short_behind_its_record_a_stage_leaves_nothing(
     assert (tmp_path / "ingest" / "work").exists()
     assert run(configuration(inputs), tmp_path, "ingest")["ingest"]["skipped"]
     assert {path.name for path in (tmp_path / "ingest").iterdir()} == {"kept", "rejected", "stage.json"}
+
+
+def test_half_written_files_of_an_index_go(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index names every file in its folder: what a killed process left half-written must not be among them."""
+    config = configuration(inputs, deduplicate=DeduplicateConfig(keep_index=True))
+    run(config, tmp_path / "whole", *STAGES[:4])
+    run(config, tmp_path / "cut", *STAGES[:3])
+    replace, parts_cut = os.replace, set[str]()
+
+    def stop(source: Path, target: Path) -> None:
+        if "index" in target.parts and target.parent.name not in parts_cut:
+            parts_cut.add(target.parent.name)
+            os.link(source, source.with_name(source.name.replace(str(os.getpid()), "77")))  # another process's
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(shards.os, "replace", stop)
+    for _ in range(5):
+        with pytest.raises(Killed):
+            run(config, tmp_path / "cut", "deduplicate")
+    run(config, tmp_path / "cut", "deduplicate")
+    assert parts_cut == {"digests", "documents", "bands", "units", "index"}
+    assert digests(tmp_path / "cut")["deduplicate"] == digests(tmp_path / "whole")["deduplicate"]
 
 
 def test_half_written_files_go(
