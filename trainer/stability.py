@@ -33,15 +33,17 @@ class SpikeStatistics:
         """
         enough = self.seen >= self.config.minimum_steps
         count = self.seen.clamp(min=1, max=self.config.window)
-        filled = torch.arange(self.config.window, device=loss.device) < count
+        places = torch.arange(self.config.window, device=loss.device)
+        filled = places < count
         usual = torch.isfinite(loss) & torch.isfinite(gradient_norm)
         for value, history in ((loss, self.losses), (gradient_norm, self.norms)):
             mean = torch.where(filled, history, 0.0).sum() / count
             variance = torch.where(filled, (history - mean) ** 2, 0.0).sum() / (count - 1).clamp(min=1)
             usual &= ~enough | (value <= mean + self.config.deviations * variance.sqrt())
-        slot = self.seen % self.config.window
+        # An index that is a tensor of one number would be read by the host; a comparison is not.
+        written = usual & (places == self.seen % self.config.window)
         for value, history in ((loss, self.losses), (gradient_norm, self.norms)):
-            history[slot] = torch.where(usual, value.to(history.dtype), history[slot])
+            history.copy_(torch.where(written, value.to(history.dtype), history))
         self.seen += usual
         self.in_a_row.copy_(torch.where(usual, 0, self.in_a_row + 1))
         self.skipped += ~usual

@@ -39,6 +39,14 @@ def test_a_leap_is_a_spike_and_noise_is_none() -> None:
     assert int(statistics.in_a_row) == 2
 
 
+def test_judging_a_step_asks_nothing_of_the_device() -> None:
+    """Tensors without values: whatever needs one on the host, as a synchronisation does, is an error."""
+    meta = torch.device("meta")
+    statistics = SpikeStatistics(StabilityConfig(window=16, minimum_steps=8), meta)
+    factor = statistics.judge(torch.empty((), device=meta), torch.empty((), device=meta))
+    assert (factor.device, factor.shape) == (meta, ())
+
+
 def test_what_is_usual_survives_a_checkpoint() -> None:
     config = StabilityConfig(window=16, minimum_steps=8)
     one, other = SpikeStatistics(config, CPU), SpikeStatistics(config, CPU)
