@@ -11,7 +11,7 @@ import polars as pl
 
 from data.annotate import annotate
 from data.decontaminate import DecontaminateConfig, build_index, decontaminate
-from data.evaluation_sets import HUGGING_FACE, find_files
+from data.evaluation_sets import set_files
 from data.overlap import Index, documents_holding
 from data.schema import KEPT, REJECTED
 from data.shards import atomic, file_digest
@@ -88,13 +88,13 @@ def _apply(context: Context, task: str) -> Done:
 
 def _fingerprint(config: CorpusConfig, tokenizer: Path | None) -> dict[str, str]:  # noqa: ARG001
     """Digests of the evaluation files, so that another version of a set makes the stage stale."""
-    names = [name for name in config.decontaminate.against if not name.startswith(HUGGING_FACE)]
-    files = [path for name in names for path in find_files(name)]
-    return {f"evaluation {path.name}": file_digest(path) for path in files}
+    files = set_files(config.decontaminate.against)
+    return {f"evaluation {name}": file_digest(path) for name, path in files.items()}
 
 
 DECONTAMINATE = Stage(
     name="decontaminate",
+    version=2,
     reads=("redact/kept",),
     writes=(KEPT, REJECTED, HITS),
     settings=lambda config: config.decontaminate,

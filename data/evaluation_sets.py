@@ -12,6 +12,7 @@ import glob
 import gzip
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Item:
     """One evaluation item."""
 
     set: str
-    """File name or data set name."""
+    """File name (with folders, where files of one name are told apart by them) or data set name."""
     item: str
     """The item's own `id` where it has one, else its number in the set."""
     strings: tuple[str, ...]
@@ -39,12 +40,28 @@ def read_items(against: tuple[str, ...]) -> Iterator[Item]:
 
     FileNotFoundError for a path or glob that matches nothing, ValueError naming the file for one that cannot be read.
     """
+    for name, path in set_files(against).items():
+        yield from _file_items(path, name)
     for name in against:
         if name.startswith(HUGGING_FACE):
             yield from _hugging_face(name.removeprefix(HUGGING_FACE))
-            continue
-        for path in find_files(name):
-            yield from _file_items(path)
+
+
+def set_files(against: tuple[str, ...]) -> dict[str, Path]:
+    """The files among the sets of `decontaminate.against`, each once, by the names that their sets go by.
+
+    A name is as much of the end of the path as no other file has.
+    """
+    names = [name for name in against if not name.startswith(HUGGING_FACE)]
+    left = list(dict.fromkeys(path.absolute() for name in names for path in find_files(name)))
+    named: dict[Path, str] = {}
+    order = list(left)
+    for length in range(1, max((len(path.parts) for path in left), default=0) + 1):
+        ends = {path: "/".join(path.parts[-length:]) for path in left}
+        count = Counter(ends.values())
+        named |= {path: end for path, end in ends.items() if count[end] == 1}
+        left = [path for path in left if path not in named]
+    return {named[path]: path for path in order}
 
 
 def find_files(name: str) -> list[Path]:
@@ -75,7 +92,7 @@ def _text(path: Path) -> str:
     return data.decode("utf-8-sig")
 
 
-def _file_items(path: Path) -> Iterator[Item]:
+def _file_items(path: Path, name: str) -> Iterator[Item]:
     kind = _kind(path)
     if not kind:
         raise ValueError(f"{path}: decontaminate.against reads {', '.join(_SUFFIXES)} and their .gz or .zst")
@@ -86,7 +103,7 @@ def _file_items(path: Path) -> Iterator[Item]:
     for number, record in enumerate(records):
         strings = tuple(_strings(record))
         if strings:
-            yield Item(set=path.name, item=_name(record, number), strings=strings)
+            yield Item(set=name, item=_name(record, number), strings=strings)
 
 
 def _records(path: Path, kind: str) -> Iterator[object]:

@@ -11,7 +11,9 @@ import opencc
 import polars as pl
 import pytest
 
+from data.config import CorpusConfig
 from data.decontaminate import DecontaminateConfig, build_index, cut, decontaminate, merge, widen
+from data.decontaminate_stage import DECONTAMINATE
 from data.evaluation_sets import read_items
 from data.folding import fold
 from data.overlap import documents_holding, scan
@@ -127,6 +129,24 @@ def test_every_format_is_read(tmp_path: Path) -> None:
     assert found[0].item == "x"
     assert found[1].strings == ("third string",)
     assert len(list(read_items((f"{tmp_path}/*.jsonl*",)))) == 4
+
+
+def test_sets_whose_files_are_called_alike_are_told_apart(tmp_path: Path) -> None:
+    """Benchmarks call their files test.jsonl; each is a set of its own, and a change in any is noticed."""
+    folders = [tmp_path / name for name in ("physics/val", "history/val", "history/test")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "all.jsonl").write_text(json.dumps({"q": f"a question from {folder}"}))
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"q": "one more question"}))
+    config = CorpusConfig(decontaminate=DecontaminateConfig(against=(str(tmp_path), f"{tmp_path}/physics/*/*.jsonl")))
+    names = [item.set for item in read_items(config.decontaminate.against)]
+    assert sorted(names) == ["exam.jsonl", "history/val/all.jsonl", "physics/val/all.jsonl", "test/all.jsonl"]
+    fingerprints = []
+    for folder in folders:
+        fingerprints.append(DECONTAMINATE.fingerprint(config, None))
+        (folder / "all.jsonl").write_text(json.dumps({"q": "another question"}))
+    fingerprints.append(DECONTAMINATE.fingerprint(config, None))
+    assert all(fingerprint not in fingerprints[:i] for i, fingerprint in enumerate(fingerprints))
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
