@@ -6,7 +6,6 @@ of the vocabulary, and copies of norms and of biases behind a sum; of GeGLU's pr
 both halves. Files are read by `torch.load(weights_only=True)`, which executes nothing.
 """
 
-import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -71,6 +70,10 @@ def import_sat(paths: Sequence[str | Path], config: ModelConfig, *, device: str 
             )
 
     def merged(name: str) -> Tensor:
+        shapes = {tuple(rank[name].shape) for rank in ranks}
+        if len(shapes) > 1:
+            one, other, *_ = sorted(shapes, reverse=True)
+            raise ValueError(f"{origin}: {name} has shape {one} in one rank and {other} in another")
         merge = next((merge for suffix, merge in MERGES if name.endswith(suffix)), _copies)
         return merge([rank[name] for rank in ranks]).float()
 
@@ -87,8 +90,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a checkpoint of tensors alone ({str(error).splitlines()[0]})") from error
+    except Exception as error:
+        # A damaged file fails in the reader in a dozen ways, an OSError or KeyError without the file's name among them.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: not a checkpoint of tensors alone, or not a whole one ({reason})") from error
     module = content.get("module") if isinstance(content, dict) else None
     if not isinstance(module, dict):
         raise ValueError(f"{path}: not a SAT checkpoint, which has its tensors under the key module")

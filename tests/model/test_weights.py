@@ -166,6 +166,19 @@ def test_a_sat_checkpoint_that_departs_is_refused_by_name(tmp_path: Path) -> Non
         import_sat(written_ranks(parts, tmp_path), dataclasses.replace(CONFIG, vocab_size=128))
 
 
+def test_a_sat_file_that_is_cut_short_or_of_other_widths_is_named(tmp_path: Path) -> None:
+    parts = sat_checkpoint(randomised(), 2)
+    paths = written_ranks(parts, tmp_path)
+    whole = paths[1].read_bytes()
+    for length in (0, 100, len(whole) // 2, len(whole) - 1):
+        paths[1].write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"{paths[1].name}: not a checkpoint"):
+            import_sat(paths, CONFIG)
+    name = "transformer.layers.0.attention.dense.weight"
+    with pytest.raises(ValueError, match=rf"{name} has shape \(32, 16\) in one rank and \(3, 5\) in another"):
+        import_sat(written_ranks([parts[0], parts[1] | {name: torch.zeros(3, 5)}], tmp_path), CONFIG)
+
+
 class Hostile:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (print, ("executed",))
