@@ -12,6 +12,8 @@ import glob
 import gzip
 import io
 import json
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,8 +90,18 @@ def _text(path: Path) -> str:
     if path.suffix == ".gz":
         data = gzip.decompress(data)
     elif path.suffix == ".zst":
-        data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+        data = b"".join(_frames(data))
     return data.decode("utf-8-sig")
+
+
+def _frames(data: bytes) -> Iterator[bytes]:
+    """The content of each frame of a zstd file. EOFError if the last is cut short."""
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        yield frame.decompress(data)
+        if not frame.eof:
+            raise EOFError("it ends within a frame")
+        data = frame.unused_data
 
 
 def _file_items(path: Path, name: str) -> Iterator[Item]:
@@ -98,7 +110,7 @@ def _file_items(path: Path, name: str) -> Iterator[Item]:
         raise ValueError(f"{path}: decontaminate.against reads {', '.join(_SUFFIXES)} and their .gz or .zst")
     try:
         records = list(_records(path, kind))
-    except (ValueError, OSError, EOFError, zstandard.ZstdError) as error:
+    except (ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError, csv.Error) as error:
         raise ValueError(f"{path}: not readable as {kind.removeprefix('.')} ({error})") from None
     for number, record in enumerate(records):
         strings = tuple(_strings(record))
@@ -115,10 +127,11 @@ def _records(path: Path, kind: str) -> Iterator[object]:
             yield from _elements(json.loads(text))
         except json.JSONDecodeError:
             # many files called .json hold a line an object
-            yield from (json.loads(line) for line in text.splitlines() if line.strip())
+            yield from (json.loads(line) for line in text.split("\n") if line.strip())
     elif kind in (".jsonl", ".ndjson"):
         yield from (json.loads(line) for line in _text(path).split("\n") if line.strip())
     elif kind in (".csv", ".tsv"):
+        csv.field_size_limit(sys.maxsize)  # a passage may be longer than the library's 128 kB
         yield from csv.reader(io.StringIO(_text(path)), delimiter="\t" if kind == ".tsv" else ",")
     else:
         yield from (line for line in _text(path).splitlines() if line.strip())

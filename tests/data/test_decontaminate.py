@@ -10,6 +10,7 @@ import numpy as np
 import opencc
 import polars as pl
 import pytest
+import zstandard
 
 from data.config import CorpusConfig
 from data.decontaminate import DecontaminateConfig, build_index, cut, decontaminate, merge, widen
@@ -147,6 +148,38 @@ def test_sets_whose_files_are_called_alike_are_told_apart(tmp_path: Path) -> Non
         (folder / "all.jsonl").write_text(json.dumps({"q": "another question"}))
     fingerprints.append(DECONTAMINATE.fingerprint(config, None))
     assert all(fingerprint not in fingerprints[:i] for i, fingerprint in enumerate(fingerprints))
+
+
+def test_every_frame_and_every_line_is_read(tmp_path: Path) -> None:
+    """Files put together of several are whole; a line separator inside a string parts no record."""
+    frames = [zstandard.compress(json.dumps({"q": f"question {i}"}).encode() + b"\n") for i in range(3)]
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+    rows = [{"q": "one\u2028line"}, {"q": "another"}]
+    (tmp_path / "b.json").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    (tmp_path / "c.csv").write_text(f"a short field,{'a long one ' * 20_000}\n")
+    found = list(read_items((str(tmp_path),)))
+    assert [item.set for item in found] == ["a.jsonl.zst"] * 3 + ["b.json"] * 2 + ["c.csv"]
+    assert found[3].strings == ("one\u2028line",)
+    assert len(found[5].strings) == 2
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.csv.gz", "a.json"])
+def test_a_damaged_set_is_named(tmp_path: Path, name: str) -> None:
+    """Half of a set would leave its other half's leaks in, so that a damaged one ends the run with a line."""
+    text = "\n".join(json.dumps({"q": f"{i} {i * i}"}) for i in range(5000)).encode()
+    path = tmp_path / name
+    if path.suffix == ".gz":
+        whole = bytearray(gzip.compress(text))
+        whole[100:110] = b"\xff" * 10
+    elif path.suffix == ".zst":
+        whole = bytearray(zstandard.compress(text))[:-20]
+    elif path.suffix == ".parquet":
+        whole = bytearray(text)
+    else:
+        whole = bytearray(text[:-4])
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=rf"{name}: not readable"):
+        list(read_items((str(path),)))
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
