@@ -1,8 +1,8 @@
 """Time and peak memory of every data stage a document, as the corpus grows: flat, or the stage does not scale.
 
     TIANKONG_CORPUS=... python benchmarks/growth.py [--documents 25000 50000 100000] [--workers 1]
-        [--memory-mb 256] [--repeats 5] [--seconds 30] [--stages filter ...] [--save FILE --folder FOLDER]
-        [--before COMMAND ...] [--json]
+        [--memory-mb 256] [--repeats 3] [--stages filter ...] [--save FILE --folder FOLDER] [--before COMMAND ...]
+        [--json]
 
 Documents are paragraphs of the corpus's `pretrain` (60 to 300 bytes) drawn anew into texts of about 800 bytes, a fifth
 of them copies of an earlier one with a few characters changed. Every stage runs as a command of its own, so that its
@@ -12,9 +12,9 @@ have been needed once; the kernels are compiled before.
 
 A command takes a second to start, and that second varies by a tenth: as much as a short stage needs for thousands of
 documents; and a neighbour on the machine makes every second longer for as long as it is there. So the sizes take turns,
-stage by stage, each run from nothing, until a size has run `--repeats` times or taken `--seconds`; its least time
-counts, the one that was disturbed least. With `--save` the runs are kept as they end, and what is begun again with the
-same `--folder` goes on with those that are missing.
+stage by stage, each run from nothing, `--repeats` times, every size as often as the others; its least time counts, the
+one that was disturbed least. With `--save` the runs are kept as they end, and what is begun again with the same
+`--folder` goes on with those that are missing.
 """
 
 from __future__ import annotations
@@ -149,9 +149,8 @@ def measure(corpus: Path, folder: Path, counts: list[int], runs: Runs, arguments
         for turn in range(arguments.repeats if name in wanted else 1):
             for count in counts:
                 done, workspace = runs.of(count, name), folder / f"w{count}"
-                enough = sum(run["cpu_seconds"] for run in done) >= arguments.seconds
                 there = (workspace / name / "stage.json").exists()
-                if (len(done) > turn or enough or name not in wanted) and there:
+                if (len(done) > turn or name not in wanted) and there:
                     continue
                 source = folder / f"{count}.jsonl.zst"
                 if not source.exists():
@@ -185,8 +184,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, nargs="+", default=[25_000, 50_000, 100_000])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory-mb", type=int, default=256, help="deduplicate.memory_mb")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of a stage on a size at most")
-    parser.add_argument("--seconds", type=float, default=30.0, help="CPU seconds after which one is not run again")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of a stage on each size")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="stages to measure")
     parser.add_argument("--save", type=Path, default=None, help="file of the runs so far, to go on from")
     parser.add_argument("--folder", type=Path, default=None, help="where inputs and workspaces stay, to go on from")
