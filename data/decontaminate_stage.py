@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from data.annotate import annotate
-from data.decontaminate import DecontaminateConfig, build_index, decontaminate
+from data.decontaminate import build_index, decontaminate
 from data.evaluation_sets import set_files
 from data.overlap import Index, documents_holding
 from data.schema import KEPT, REJECTED
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 HITS = "hits"
 """Folder of the table of leaks."""
-_indexes: dict[tuple[DecontaminateConfig, Path], Index] = {}
+_indexes: dict[tuple[Path, str], Index] = {}
 
 
 def _index(context: Context) -> Index:
     """The index without common n-grams, built once in a process."""
-    key = (context.config.decontaminate, context.work)
+    key = (context.work, context.key)  # which holds the settings and the digests of the sets' files
     if key not in _indexes:
         index = build_index(context.config.decontaminate)
         common = context.work / "common.npy"

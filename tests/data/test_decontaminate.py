@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import zstandard
 
+from data.annotate import annotate
 from data.config import CorpusConfig
 from data.decontaminate import DecontaminateConfig, build_index, cut, decontaminate, merge, widen
 from data.decontaminate_stage import DECONTAMINATE
@@ -19,6 +20,7 @@ from data.evaluation_sets import read_items
 from data.folding import fold
 from data.overlap import documents_holding, scan
 from data.shingles import folded_units
+from tests.data.small_corpus import STAGES, articles, configuration, record, run, write_inputs
 
 QUESTION_ZH = "近年来，上海郊区瓜果飘香，鲜花争艳，影响该变化的主要原因是什么？请结合材料说明理由。"
 OPTIONS_ZH = ["(A)市场需求变化", "(B)劳动力减少", "(C)城市热岛效应加剧", "(D)水资源减少"]
@@ -206,3 +208,30 @@ def test_no_evaluation_set_is_no_change() -> None:
     assert kept["text"].to_list() == [FILLER_EN]
     assert rejected.is_empty()
     assert hits.is_empty()
+
+
+def test_the_stage_cuts_what_its_sets_hold_now(tmp_path: Path) -> None:
+    """From shards to shards, in one process: a set that changed is looked for anew, and every hit is in the table."""
+    exam, workspace = tmp_path / "exam.jsonl", tmp_path / "w"
+    config = configuration(
+        write_inputs(tmp_path / "in"), decontaminate=DecontaminateConfig(against=(str(exam),), shortest_rest=1)
+    )
+    leaks = [articles()[3][40:140], articles()[9][40:140]]
+    for leak in leaks:
+        exam.write_text(json.dumps({"q": leak}))
+        run(config, workspace, *STAGES[:-1])
+        counts = record(workspace, "decontaminate")["counts"]
+        hits = pl.read_parquet(workspace / "decontaminate" / "hits" / "*.parquet")
+        kept = pl.read_parquet(workspace / "decontaminate" / "kept" / "*.parquet")
+        rejected = pl.read_parquet(workspace / "decontaminate" / "rejected" / "*.parquet")
+        before = pl.read_parquet(workspace / "redact" / "kept" / "*.parquet")
+        holding = before.filter(pl.col("text").str.contains(leak, literal=True))["id"].to_list()
+        assert len(holding) > 0
+        assert set(holding) <= set(hits["id"])
+        assert not kept["text"].str.contains(leak, literal=True).any()
+        assert counts["leaks"] == {"exam.jsonl": hits.height}
+        cut_ids = kept.filter(pl.col("spans_cut") > 0)["id"].to_list()
+        assert sorted(cut_ids + rejected["id"].to_list()) == sorted(set(hits["id"]))
+        # signals are those of the text as it is
+        again = annotate(kept, config.annotate)
+        assert again.select("words", "language").equals(kept.select("words", "language"))
