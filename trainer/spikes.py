@@ -28,12 +28,13 @@ def judge(run: Run, state: TrainState, result: StepResult, norm: torch.Tensor, r
     Where spikes are not looked for, a loss that is no number ends the run: ValueError. That asks the device.
     """
     finite = torch.isfinite(result.loss) & torch.isfinite(norm)
+    overflow = state.loss_scale.overflowed(result.loss, norm)
     state.loss_scale.update(finite)
     if run.config.stability.on_spike == "nothing":
         if not state.loss_scale.active and not bool(finite):
             raise ValueError(explain_not_finite(run, state, result, norm, rows))
         return finite.to(torch.float32)
-    return state.spikes.judge(result.loss, norm)
+    return state.spikes.judge(result.loss, norm, overflow)
 
 
 def spikes_in_a_row(run: Run, state: TrainState) -> bool:

@@ -26,10 +26,11 @@ class SpikeStatistics:
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
-    def judge(self, loss: Tensor, gradient_norm: Tensor) -> Tensor:
+    def judge(self, loss: Tensor, gradient_norm: Tensor, overflow: Tensor | None = None) -> Tensor:
         """1.0 for a usual step, 0.0 for a spike or a number that is not finite, as a scalar on the device.
 
-        A spike is not added to what is usual, else two of them would make the third look normal.
+        A spike is not added to what is usual, else two of them would make the third look normal. overflow: the step is
+        left out because the loss scale was too large, which is none of a row of spikes.
         """
         enough = self.seen >= self.config.minimum_steps
         count = self.seen.clamp(min=1, max=self.config.window)
@@ -45,7 +46,8 @@ class SpikeStatistics:
         for value, history in ((loss, self.losses), (gradient_norm, self.norms)):
             history.copy_(torch.where(written, value.to(history.dtype), history))
         self.seen += usual
-        self.in_a_row.copy_(torch.where(usual, 0, self.in_a_row + 1))
+        leapt = ~usual if overflow is None else ~usual & ~overflow
+        self.in_a_row.copy_(torch.where(usual, 0, self.in_a_row + leapt))
         self.skipped += ~usual
         return usual.to(loss.dtype)
 
@@ -78,6 +80,10 @@ class LossScale:
         self.active = active
         self.scale = torch.tensor(65536.0 if active else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int64, device=device)
+
+    def overflowed(self, loss: Tensor, gradient_norm: Tensor) -> Tensor:
+        """Whether a gradient is not finite for the scale's sake (a boolean scalar): a smaller one may mend it."""
+        return torch.isfinite(loss) & ~torch.isfinite(gradient_norm) & (self.scale > 1.0)
 
     def update(self, finite: Tensor) -> None:
         """Take note of a step whose gradient was `finite` (a boolean scalar) or not."""

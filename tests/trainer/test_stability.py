@@ -17,7 +17,7 @@ from trainer.config import OptimizerConfig, StabilityConfig
 from trainer.devices import World
 from trainer.loader import Loader
 from trainer.optimizers import Optimizer, assign
-from trainer.spikes import judge
+from trainer.spikes import judge, spikes_in_a_row
 from trainer.stability import LossScale, SpikeStatistics
 from trainer.state import Position
 
@@ -88,6 +88,23 @@ def test_the_loss_scale_halves_and_grows() -> None:
     assert int(scale.good_steps) == 0
 
 
+def test_a_loss_scale_that_is_too_large_is_no_spike(tmp_path: Path) -> None:
+    """A run that begins with 65,536 may have to halve it many times, and would go back to that scale for ever."""
+    stability = StabilityConfig(on_spike="rollback", patience=3)
+    run = SimpleNamespace(config=SimpleNamespace(stability=stability), folder=tmp_path, world=World())
+    state = SimpleNamespace(
+        loss_scale=LossScale(True, CPU), spikes=SpikeStatistics(stability, CPU), position=Position()
+    )
+    result, endless = SimpleNamespace(loss=torch.tensor(4.0)), torch.tensor(float("inf"))
+    for _ in range(16):
+        assert float(judge(run, state, result, endless, (0, 4))) == 0.0
+        assert not spikes_in_a_row(run, state)
+    assert float(state.loss_scale.scale) == 1.0
+    for _ in range(3):  # nothing is left to halve
+        judge(run, state, result, endless, (0, 4))
+    assert spikes_in_a_row(run, state)
+
+
 @pytest.fixture
 def garbage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some samples of the data become random tokens."""
@@ -134,9 +151,9 @@ def test_going_back_over_a_boundary(workspace: Path, tmp_path: Path, monkeypatch
     """Spikes in a stage's last two steps and the next one's first: back into the stage before and to its optimiser."""
     judge, reached = SpikeStatistics.judge, [0]
 
-    def leaping(self: SpikeStatistics, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    def leaping(self: SpikeStatistics, loss: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         reached[0] += 1
-        return judge(self, loss + (torch.inf if reached[0] in (19, 20, 21) else 0.0), norm)
+        return judge(self, loss + (torch.inf if reached[0] in (19, 20, 21) else 0.0), *more)
 
     monkeypatch.setattr(SpikeStatistics, "judge", leaping)
     stability = {"on_spike": "rollback", "window": 32, "minimum_steps": 16, "patience": 3}
