@@ -129,6 +129,12 @@ class AttentionConfig:
             f"attention.num_key_value_heads ({heads}) must divide attention.num_heads ({self.num_heads})",
         )
         _require(0 <= self.dropout < 1, f"attention.dropout must be in [0, 1), got {self.dropout}")
+        latent = self.kind == "latent"
+        _require(not (latent and self.qk_norm), "attention.qk_norm needs attention.kind multi_head")
+        _require(
+            not latent or heads == self.num_heads,
+            "attention.num_key_value_heads needs attention.kind multi_head: latent attention has one key for all",
+        )
 
     @property
     def key_value_heads(self) -> int:

@@ -46,7 +46,6 @@ def model_type_of(config: ModelConfig) -> ModelType:
         ("attention.output_bias", config.attention.output_bias, config.attention.qkv_bias if latent else False),
     ]
     if latent:
-        wanted.append(("attention.qk_norm", config.attention.qk_norm, False))
         wanted.append(("attention.latent.norm_eps", config.attention.latent.norm_eps, LATENT_NORM_EPS))
     if config.experts.num_experts:
         wanted.append(("experts.num_shared > 0", config.experts.num_shared > 0, True))

@@ -219,6 +219,8 @@ def test_initial_spreads_are_the_papers() -> None:
         ({"shrink_logit_gradient": True}, "needs model.tie_embeddings"),
         ({"attention": {"head_dim": 31}}, "multiple of 2"),
         ({"attention": {"indexer": {"num_heads": 2}}}, "needs attention.kind latent"),
+        ({"attention": {"kind": "latent", "qk_norm": True}}, r"attention\.qk_norm needs attention\.kind multi_head"),
+        ({"attention": {"kind": "latent", "num_key_value_heads": 2}}, "num_key_value_heads needs attention.kind multi"),
     ],
 )
 def test_a_wrong_value_is_named(values: dict[str, object], message: str) -> None:
