@@ -55,3 +55,5 @@ class CorpusConfig:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"sources: two of them are named '{name}'; weights and ids need names apart")
+        if self.mix.buckets and not self.annotate.quality_models:
+            raise ValueError("mix.buckets needs annotate.quality_models: without one no document has a score")

@@ -122,8 +122,6 @@ def base_weight(table: pl.DataFrame, config: CorpusConfig) -> np.ndarray:
     mix = config.mix
     weight = np.ones(table.height)
     if mix.buckets:
-        if "quality_score" not in table.columns:
-            raise ValueError("mix.buckets needs annotate.quality_models: the shards have no column quality_score")
         score = table["quality_score"].fill_null(1.0).to_numpy()
         weight = np.zeros(table.height)
         for bucket in sorted(mix.buckets, key=lambda one: one.min):
@@ -165,7 +163,8 @@ Arrays = dict[str, np.ndarray]
 def balance(sizes: Arrays, weights: Arrays, chances: Arrays, mix: MixConfig) -> dict[str, float]:
     """Each language's factor. `sizes`, `weights` and `chances` are arrays (n,) by language."""
     factors = dict.fromkeys(sizes, 1.0)
-    if mix.balance == "none" or any(not len(sizes.get(name, ())) for name in BALANCED):
+    # a language of which no document weighs anything cannot be repeated, and the other must not be cut down to nothing
+    if mix.balance == "none" or any(not np.any(weights.get(name, ())) for name in BALANCED):
         return factors
 
     def total(name: str, factor: float) -> float:

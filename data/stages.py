@@ -208,6 +208,7 @@ REDACT = Stage(
 )
 MIX = Stage(
     name="mix",
+    version=2,
     reads=(f"decontaminate/{KEPT}",),
     writes=(TRAIN, VALIDATION),
     settings=mix.settings,

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.annotate import AnnotateConfig
 from data.config import CorpusConfig
 from data.mix import MixConfig, QualityBucket, balance, base_weight, choose_validation, copies, draw, unit_interval
 from data.schema import document_id
@@ -117,6 +118,7 @@ def test_weights_multiply() -> None:
     )
     config = CorpusConfig(
         sources=[SourceConfig(path="x", name="a"), SourceConfig(path="y", name="b", weight=0.5)],
+        annotate=AnnotateConfig(quality_models={"zh": "zh.bin"}),
         mix=MixConfig(
             cluster_power=0.5, buckets=[QualityBucket(min=0.3, epochs=1.0), QualityBucket(min=0.8, epochs=3.2)]
         ),
@@ -125,9 +127,18 @@ def test_weights_multiply() -> None:
 
 
 def test_buckets_without_a_model_are_refused() -> None:
-    config = CorpusConfig(mix=MixConfig(buckets=[QualityBucket(min=0.5, epochs=2.0)]))
+    """Every shard has the column `quality_score`; without a model it is null, and all would be in the best bucket."""
     with pytest.raises(ValueError, match="quality_models"):
-        base_weight(pl.DataFrame({"collection": ["a"]}), config)
+        CorpusConfig(mix=MixConfig(buckets=[QualityBucket(min=0.5, epochs=2.0)]))
+
+
+@pytest.mark.parametrize("how", ["repeat", "downsample"])
+@pytest.mark.parametrize("lost", ["zh", "en"])
+def test_language_of_which_nothing_is_left_takes_nothing_from_the_other(how: Any, lost: str) -> None:
+    """All of its documents below every bucket, it is as if it were not there: there is nothing to balance by."""
+    given_ = collection(np.random.default_rng(0), 50, 50, mixed=5)
+    given_["weights"][lost] = np.zeros(50)
+    assert balance(mix=MixConfig(balance=how), **given_) == {"zh": 1.0, "en": 1.0, "mixed": 1.0}
 
 
 @pytest.fixture(scope="module")
