@@ -137,8 +137,8 @@ class _Values:
     def __init__(self, values: Mapping[str, object]) -> None:
         self.values = values
 
-    def number(self, key: str) -> float:
-        value = self.values.get(key)
+    def number(self, key: str, absent: float | None = None) -> float:
+        value = self.values.get(key, absent)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"config.json: {key} should be a number, is {value!r}")
         return float(value)
@@ -236,6 +236,7 @@ def _latent_attention(read: _Values) -> AttentionConfig:
         num_heads=read.integer("num_attention_heads"),
         qkv_bias=read.flag("attention_bias"),
         output_bias=read.flag("attention_bias"),
+        dropout=read.number("attention_dropout", absent=0.0),
         latent=LatentConfig(
             q_lora_rank=read.integer("q_lora_rank"),
             kv_lora_rank=read.integer("kv_lora_rank"),
@@ -260,6 +261,7 @@ def _grouped_attention(read: _Values) -> AttentionConfig:
         head_dim=read.integer("head_dim"),
         qkv_bias=read.flag("attention_bias"),
         qk_norm=read.flag("use_qk_norm"),
+        dropout=read.number("attention_dropout", absent=0.0),
     )
 
 
