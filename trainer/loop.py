@@ -158,7 +158,7 @@ def take_step(
         rate=rate,
         norm=norm,
         norms=norms,
-        load=balance_experts(state, run.config, stage),
+        load=balance_experts(state, run.config, stage, factor),
         divergences=indexer_divergences(state),
         updates=updates,
     )
@@ -170,15 +170,20 @@ def loss_weights(config: RunConfig, stage: StageConfig) -> LossWeights:
     return LossWeights(mtp=mtp, z_loss=stage.z_loss)
 
 
-def balance_experts(state: TrainState, config: RunConfig, stage: StageConfig) -> torch.Tensor | None:
-    """Move the routers' biases by the whole step's counts; returns the counts (routers, experts)."""
+def balance_experts(
+    state: TrainState, config: RunConfig, stage: StageConfig, factor: torch.Tensor
+) -> torch.Tensor | None:
+    """Move the routers' biases by the whole step's counts, unless `factor` is 0; returns the counts (routers, experts).
+
+    A step that is left out has its tokens left out of the balance too: no count, no movement.
+    """
     if config.model.experts.num_experts == 0 or not routers(state.model):
         return None
     counts = sum_over_processes(expert_counts(state.model))
     rate = stage.expert_bias_update_rate
     rate = config.model.experts.bias_update_rate if rate is None else rate
     # A bias is no parameter that could be frozen; in the indexers' warm-up it stays as the model does.
-    update_expert_bias(state.model, counts, 0.0 if stage.sparse_attention == "warmup" else rate)
+    update_expert_bias(state.model, counts * factor, 0.0 if stage.sparse_attention == "warmup" else rate)
     return counts
 
 

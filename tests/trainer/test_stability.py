@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from objectives.example import Batch
-from tests.tiny_run import MODEL, arguments, call, losses, run_config, stage
+from tests.tiny_run import EXPERTS_MODEL, MODEL, arguments, call, losses, run_config, stage
 from trainer.__main__ import pretrain_command
+from trainer.checkpoints import list_checkpoints
 from trainer.config import OptimizerConfig, StabilityConfig
 from trainer.devices import World
 from trainer.loader import Loader
@@ -76,6 +78,21 @@ def test_a_step_left_out_changes_nothing(name: str) -> None:
     )
     step(1.0)
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=False))
+
+
+def test_a_step_left_out_changes_no_saved_weight(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the routers' biases, which no optimiser moves."""
+    factors = iter([1.0, 0.0, 1.0])
+    monkeypatch.setattr(SpikeStatistics, "judge", lambda *_: torch.tensor(next(factors)))
+    checkpoint = {"every": 1, "keep_last": 9}
+    one = stage(steps=3, kind="causal", schedule={"peak": 3e-3, "shape": "constant", "warmup_share": 0.0})
+    config = run_config(one, model=EXPERTS_MODEL, checkpoint=checkpoint, stability={"on_spike": "skip_step"})
+    assert pretrain_command(arguments(workspace, tmp_path / "run", config)) == 0
+    first, second, third = (load_file(folder / "model.safetensors") for folder in list_checkpoints(tmp_path / "run"))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert any("bias" in name for name in first if not torch.equal(second[name], third[name]))
 
 
 def test_the_loss_scale_halves_and_grows() -> None:
