@@ -83,6 +83,12 @@ class VerifyConfig:
         for name in ("jaccard", "containment", "containment_length", "overlap", "edited_jaccard", "edited_similarity"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"deduplicate.verify.{name} is {getattr(self, name)}: expected a share in (0, 1]")
+        for name in ("swap", "phrases", "echo"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"deduplicate.verify.{name} is {getattr(self, name)}: expected more than 0")
+        for name in ("codes", "overlap_units", "longest"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"deduplicate.verify.{name} is {getattr(self, name)}: expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
