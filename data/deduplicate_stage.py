@@ -204,7 +204,7 @@ PHASES = (
 
 DEDUPLICATE = Stage(
     name="deduplicate",
-    version=4,
+    version=5,
     reads=("filter/kept",),
     writes=(KEPT, REJECTED, PAIRS),
     settings=lambda config: config.deduplicate,

@@ -38,6 +38,9 @@ Array = np.ndarray
 REFUSED, JACCARD, CONTAINED, EDITED, OVERLAPPING = 0, 1, 2, 3, 4
 CLAUSES = ("refused", "jaccard", "contained", "edited", "overlapping")
 """Names of the clauses by their number."""
+MOST_BROKEN = 2.0
+"""Scatter above which the differences of the aligned beginnings cannot have broken so many shingles of the whole texts:
+lone insertions come near it, and what breaks more lies beyond the units that are aligned."""
 SCORES = ("jaccard", "containment", "similarity", "scatter", "variety", "swap", "phrases", "echo", "codes", "overlap")
 """What is measured of a pair: true Jaccard, share of the smaller shingle set in the larger, aligned share of the longer
 text, the six that say how the texts differ, and the common stretch's share of the longer text."""
@@ -73,10 +76,11 @@ class Side(NamedTuple):
 
 
 class Document(NamedTuple):
-    """One text of a pair: its units, as many as are aligned, and how many of them are in its first line."""
+    """One text of a pair: its units, as many as are aligned, how many of them are in its first line, and all units."""
 
     units: Array
     title: int
+    length: int
 
 
 @numba.njit(cache=True)
@@ -88,10 +92,11 @@ def _judge(a: Document, b: Document, broken: int, clause: int, shingle: float, l
     numbered_a, numbered_b, count = number_units(a.units, b.units)
     aligned, hunks = align(numbered_a, numbered_b, count)
     n, m = a.units.shape[0], b.units.shape[0]
+    beyond = (a.length + b.length) / (n + m)
     renamed = titles_differ(hunks, a.title, b.title)
     phrases, echo, codes = manner(a.units, b.units, hunks, a.title, b.title) if renamed else (0.0, 0.0, 0)
     scores[2] = aligned / max(n, m)
-    scores[3] = broken / max(1.0, (n + m - 2 * aligned) * shingle)
+    scores[3] = broken / max(1.0, (n + m - 2 * aligned) * beyond * shingle)
     scores[4] = variety_of(numbered_a, numbered_b, count)
     scores[5] = swap_of(numbered_a, numbered_b, hunks)
     scores[6], scores[7], scores[8] = phrases, echo, codes
@@ -102,10 +107,12 @@ def _judge(a: Document, b: Document, broken: int, clause: int, shingle: float, l
     if clause != REFUSED:
         return clause
     common = overlap_of(hunks, n, m)
-    scores[9] = common / max(n, m)
+    scores[9] = common / max(a.length, b.length)
     if common >= limits.overlap_units and scores[9] >= limits.overlap:
         return OVERLAPPING
     edits = scores[3] >= limits.scatter and scores[4] >= limits.variety
+    if beyond > 1 and scores[3] > MOST_BROKEN:
+        return REFUSED
     return EDITED if limits.edited and edits and scores[2] >= limits.edited_similarity else REFUSED
 
 
@@ -164,13 +171,14 @@ def _compare(left: Side, right: Side, characters: int, words: int, limits: Limit
             clause = JACCARD
         elif common >= limits.containment * smaller and smaller >= limits.containment_length * larger:
             clause = CONTAINED
+        length_a, length_b = stop_a - start_a, stop_b - start_b
+        shorter, longer = min(length_a, length_b), max(length_a, length_b)
         stop_a, stop_b = min(stop_a, start_a + longest), min(stop_b, start_b + longest)
-        shorter, longer = min(stop_a - start_a, stop_b - start_b), max(stop_a - start_a, stop_b - start_b)
         if clause == REFUSED and (jaccard < limits.edited_jaccard or shorter < similarity * longer):
             continue
         broken = distinct_a + distinct_b - 2 * common
-        a = Document(units_a[start_a:stop_a], min(titles_a[rows_a[p]], stop_a - start_a))
-        b = Document(units_b[start_b:stop_b], min(titles_b[rows_b[p]], stop_b - start_b))
+        a = Document(units_a[start_a:stop_a], min(titles_a[rows_a[p]], stop_a - start_a), length_a)
+        b = Document(units_b[start_b:stop_b], min(titles_b[rows_b[p]], stop_b - start_b), length_b)
         clauses[p] = _judge(a, b, broken, clause, 0.5 * (characters + words), limits, scores[p])
     return scores, clauses
 

@@ -227,6 +227,29 @@ def test_siblings_are_spared_by_the_manner_of_their_differences(tmp_path: Path) 
     assert joined.height == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("longest", 0), ("overlap_units", 0), ("codes", 0), ("swap", 0.0), ("phrases", 0.0), ("echo", 0.0)],
+)
+def test_settings_that_would_join_nothing_or_crash_are_refused(name: str, value: float) -> None:
+    """At 0 each of the four that leave pairs apart would leave every pair apart, for nothing measures less."""
+    with pytest.raises(ValueError, match=rf"deduplicate\.verify\.{name} is 0"):
+        VerifyConfig(**{name: value})
+
+
+def test_long_texts_are_not_joined_by_their_beginnings_alone(tmp_path: Path) -> None:
+    """Only `longest` units are aligned; what lies beyond is judged by the shingles, which are those of the whole."""
+    generator = np.random.default_rng(11)
+    beginning, whole = text_of(generator, 1300), text_of(generator, 2000)
+    texts = [beginning + text_of(generator, 700), beginning + text_of(generator, 700)]
+    texts += [whole, edited(generator, whole, 0.05), edited(generator, whole, 0.08)]
+    for longest in (20_000, 1100):
+        config = DeduplicateConfig(verify=VerifyConfig(longest=longest))
+        kept, rejected = run([collection_of_texts(texts)], tmp_path / str(longest), config)
+        assert [one[-1] for one in kept["id"]] == ["0", "1", "2"]
+        assert rejected.height == 2
+
+
 def test_empty_and_tiny_documents(tmp_path: Path) -> None:
     kept, rejected = run([collection_of_texts(["", "", "。", "a", "a b", "A", "\n"])], tmp_path, DeduplicateConfig())
     assert kept["text"].to_list() == ["。", "a", "a b", "\n"]
