@@ -145,9 +145,20 @@ def remove_old(run: Path, config: CheckpointConfig) -> None:
     for path in found[: -config.keep_last]:
         if config.keep_every and step_of(path) % config.keep_every == 0:
             continue
-        doomed = path.with_name(f".{path.name}.old")
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        _remove(path)
+
+
+def remove_later(run: Path, kept: Path) -> None:
+    """Remove the checkpoints of later steps than that of `kept`, to which the run has gone back."""
+    for path in list_checkpoints(run):
+        if step_of(path) > step_of(kept):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    doomed = path.with_name(f".{path.name}.old")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def explain_failed_save(error: OSError, run: Path, step: int) -> OSError:

@@ -6,7 +6,7 @@ import torch
 
 from trainer import checkpoints
 from trainer.loader import share_of_rank
-from trainer.parallel import gather_objects
+from trainer.parallel import gather_objects, on_first
 from trainer.run import Run
 from trainer.schedules import step_boundaries
 from trainer.stages import build_optimizer
@@ -63,6 +63,8 @@ def roll_back(run: Run, state: TrainState, spike: SpikeError) -> None:
     if crossed:
         state.optimizer = build_optimizer(state.model, run.config, stage, run.say)
     state.load(found)
+    # Saved within the spikes, they are of a way that the run has left; one that was stopped would go on from them.
+    on_first(run.world, lambda: checkpoints.remove_later(run.folder, found))
     boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
     # Rows are counted in their stage: of one that had ended, all that was read lies behind.
     next_row = boundaries[-1] if crossed else spike.next_row

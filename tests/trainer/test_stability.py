@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +16,11 @@ from safetensors.torch import load_file
 from objectives.example import Batch
 from tests.tiny_run import EXPERTS_MODEL, MODEL, arguments, call, losses, run_config, stage
 from trainer.__main__ import pretrain_command
-from trainer.checkpoints import list_checkpoints
+from trainer.checkpoints import list_checkpoints, step_of
 from trainer.config import OptimizerConfig, StabilityConfig
 from trainer.devices import World
 from trainer.loader import Loader
+from trainer.metrics import JsonLines
 from trainer.optimizers import Optimizer, assign
 from trainer.spikes import judge, spikes_in_a_row
 from trainer.stability import LossScale, SpikeStatistics
@@ -162,6 +165,32 @@ def test_garbage_in_the_data(workspace: Path, tmp_path: Path) -> None:
     back = [line for line in lines if "rolled_back_from" in line]
     assert back
     assert back[-1]["skipped_rows"] > 0
+
+
+@pytest.mark.usefixtures("garbage")
+def test_a_run_that_went_back_is_gone_on_with_from_there(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spikes in steps 41 to 43 and a checkpoint of step 42: back to 21, stopped in step 30, and gone on with."""
+    stability = {"on_spike": "rollback", "window": 32, "minimum_steps": 16, "deviations": 5.0}
+    one = stage(steps=50, kind="causal", schedule={"peak": 1e-2, "end": 1e-2, "shape": "constant"})
+    config = run_config(one, stability=stability, checkpoint={"every": 21, "keep_last": 2})
+    whole, stopped = (arguments(workspace, tmp_path / name, config) for name in ("whole", "stopped"))
+    assert pretrain_command(whole) == 0
+    write, gone_back = JsonLines.write, []
+
+    def stopping(self: JsonLines, line: dict) -> None:
+        write(self, line)
+        gone_back.extend(["rolled_back_from"] if "rolled_back_from" in line else [])
+        if gone_back and line["step"] == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "write", stopping)
+        assert pretrain_command(stopped) == 0
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path / "stopped")] == [21, 30]
+    assert pretrain_command(stopped) == 0
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
 def test_going_back_over_a_boundary(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
