@@ -63,8 +63,9 @@ def _in_parts(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterat
 
 
 def _publish(folder: Path, parts: list[tuple[Path, list[str]]], total: int) -> list[Path]:
-    """Give the parts their final names, write the index, remove what an earlier save left."""
-    earlier = set(folder.glob("model*.safetensors")) | set(folder.glob(INDEX_NAME))
+    """Give the parts their final names, write the index, remove what an earlier save left, broken off or not."""
+    patterns = ("model*.safetensors", INDEX_NAME, ".model-part-*.safetensors")
+    earlier = {path for pattern in patterns for path in folder.glob(pattern)}
     (folder / INDEX_NAME).unlink(missing_ok=True)
     if len(parts) == 1:
         written = [folder / SINGLE_NAME]

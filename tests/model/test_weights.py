@@ -60,6 +60,13 @@ def test_a_second_save_leaves_nothing_of_the_first(tmp_path: Path) -> None:
     assert equal(again, randomised(2))
 
 
+def test_a_save_removes_the_parts_of_one_that_was_broken_off(tmp_path: Path) -> None:
+    left = tmp_path / ".model-part-7.safetensors"
+    left.write_bytes(b"half a shard")
+    written = save_weights(randomised(), tmp_path, shard_bytes=5000)
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+
+
 def test_a_folder_that_departs_is_refused_by_name(tmp_path: Path) -> None:
     state = dict(randomised().state_dict())
     name = "layers.1.mlp.down_proj.weight"
