@@ -145,7 +145,7 @@ class _Values:
 
     def integer(self, key: str) -> int:
         value = self.number(key)
-        if value != int(value):
+        if not value.is_integer():
             raise ValueError(f"config.json: {key} should be a whole number, is {value!r}")
         return int(value)
 

@@ -348,6 +348,13 @@ def test_settings_that_are_not_built_are_refused(
             read_config(tmp_path)
 
 
+@pytest.mark.parametrize("value", [2.5, float("inf"), float("nan"), None, True, "3"])
+def test_a_count_that_is_none_is_named(value: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**to_hugging_face(GLM_45), "num_hidden_layers": value}))
+    with pytest.raises(ValueError, match=r"config\.json: num_hidden_layers should be a (whole )?number"):
+        read_config(tmp_path)
+
+
 def test_released_settings_are_read(tmp_path: Path) -> None:
     """The keys as GLM-4.5-Air's own config.json has them: RoPE at the top level, no rope_parameters."""
     (tmp_path / "config.json").write_text(
