@@ -114,7 +114,7 @@ def _pretrain(
         load_initial(model, config, folder / "tokenizer", say)
     evaluator = Evaluator(config, folder, data, tokenizer, device, say)
     sinks: list[Sink] = []
-    resumed_step = position.step if resume_from else -1
+    resumed_step = position.step or -1  # before the first step everything is measured anew
     on_first(world, lambda: sinks.extend(open_sinks(folder, config.log, config.total_steps, resumed_step)))
     saver = Saver(config, folder, world)
     run = Run(

@@ -19,6 +19,7 @@ from tests.trainer.test_resume import run_crashing
 from trainer.__main__ import pretrain_command
 from trainer.checkpoints import list_checkpoints
 from trainer.initial_weights import load_initial
+from trainer.metrics import read_metrics
 
 
 def begin(workspace: Path, run: Path, source: Path, model: dict | None = None, steps: int = 4) -> list[str]:
@@ -65,6 +66,8 @@ def test_going_on_needs_the_source_no_more(
     shutil.rmtree(source)
     assert pretrain_command(argv[:-2]) == 0
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    lines = read_metrics(tmp_path / "broken" / "metrics.jsonl")
+    assert [line["step"] for line in lines].count(0) == 1, "step 0 was measured once more and stands twice"
     assert same(last_weights(tmp_path / "broken"), last_weights(tmp_path / "whole"))
 
 
