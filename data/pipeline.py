@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data.shards import read_json, write_json
-from data.stage import Context, Phase, save_marker
+from data.stage import Context, Phase, TakenOver, check_owner, save_marker
 
 if TYPE_CHECKING:
     from datatrove.executor.base import PipelineExecutor
@@ -76,7 +76,9 @@ def do_task(context: Context, phase: Phase, task: str, owner: int) -> None:
     """Do one task and save its marker; an error is left in a `.failed` file for whoever waits.
 
     `owner` is the process that started the run: a `.running` file of another one is left from a run that was killed.
+    TakenOver, and no word left, if the stage has begun anew with other settings: a cluster may start a task late.
     """
+    check_owner(context)
     marker = context.marker(phase.name, task)
     running, failed = marker.with_suffix(".running"), marker.with_suffix(".failed")
     failed.unlink(missing_ok=True)
@@ -84,7 +86,10 @@ def do_task(context: Context, phase: Phase, task: str, owner: int) -> None:
     started = time.perf_counter()
     try:
         done = phase.run(context, task)
+        check_owner(context)
         save_marker(marker, done, time.perf_counter() - started)
+    except TakenOver:
+        raise
     except BaseException as error:
         tell_failure(marker, task, error)
         raise

@@ -229,7 +229,12 @@ def load_marker(path: Path) -> tuple[Done, float] | None:
     return done, float(value["seconds"])  # type: ignore[arg-type]
 
 
+class TakenOver(RuntimeError):  # noqa: N818 - what happened to the task, by no fault of its own
+    """The stage's folder now belongs to another run."""
+
+
 def check_owner(context: Context) -> None:
-    """RuntimeError if the stage's folder now belongs to another run: a process left over must not write into it."""
-    if read_json(context.folder / MARKERS / "key.json").get("key") != context.key:
-        raise RuntimeError(f"{context.folder} was taken over by another run")
+    """TakenOver if the stage's folder now belongs to another run: a process left over must not write into it."""
+    keyfile = context.folder / MARKERS / "key.json"
+    if not keyfile.exists() or read_json(keyfile).get("key") != context.key:
+        raise TakenOver(f"{context.folder} was taken over by another run")

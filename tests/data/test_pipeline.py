@@ -16,10 +16,11 @@ import pytest
 from data.engine import RunOptions, run_stage, workspace_lock
 from data.filter import Bound, Thresholds
 from data.mix import MixConfig
-from data.pipeline import EngineConfig, SlurmConfig
+from data.pipeline import EngineConfig, SlurmConfig, do_task
 from data.records import read_record
+from data.shards import write_json
 from data.sources import SourceConfig
-from data.stage import Stage
+from data.stage import Context, Done, Phase, Stage, one_task
 from data.stages import declared, in_order, order, stage_named
 from tests.data.small_corpus import STAGES, configuration, digests, record, run, write_inputs
 
@@ -271,6 +272,23 @@ def test_worker_of_a_killed_run_is_not_taken_for_ours(
     (folder / "00003.running").write_text('{"pid": 4194303, "owner": 4194302}')
     run(configuration(inputs), tmp_path, "ingest", workers=2)
     assert digests(tmp_path)["ingest"] == digests(finished)["ingest"]
+
+
+@pytest.mark.parametrize("taken_over", ["before", "while"])
+def test_task_of_a_run_that_was_taken_over_leaves_no_word(tmp_path: Path, inputs: Path, taken_over: str) -> None:
+    """A cluster may begin or end a task when another run, of other settings, has begun the stage anew."""
+    key = tmp_path / "digest" / "progress" / "key.json"
+    given = Context(workspace=tmp_path, stage="digest", reads=(), config=configuration(inputs), key="old")
+
+    def body(context: Context, task: str) -> Done:  # noqa: ARG001
+        write_json(key, {"key": "new"})
+        return Done()
+
+    write_json(key, {"key": "new" if taken_over == "before" else "old"})
+    phase = Phase(name="digest", tasks=one_task, run=body)
+    with pytest.raises(RuntimeError, match="taken over"):
+        do_task(given, phase, "all", os.getpid())
+    assert [path.name for path in given.marker("digest", "all").parent.glob("*")] == []
 
 
 def test_worker_that_is_killed_ends_the_run_with_one_line(inputs: Path, project: Path, tmp_path: Path) -> None:
