@@ -68,7 +68,8 @@ def run_stage(stage: Stage, config: CorpusConfig, options: RunOptions, limit: in
     """Bring one stage up to date; returns its counts and seconds."""
     workspace = options.workspace
     extra = stage.fingerprint(config, options.tokenizer)
-    wanted = identity(stage, config, input_digests(workspace, stage), limit, extra)
+    inputs = input_digests(workspace, stage)
+    wanted = identity(stage, config, inputs, limit, extra)
     key = value_digest(wanted)
     record = read_record(workspace, stage.name)
     if record is not None and _same(record, wanted) and _files_stand(workspace / stage.name, record):
@@ -78,7 +79,7 @@ def run_stage(stage: Stage, config: CorpusConfig, options: RunOptions, limit: in
     context = Context(
         workspace=workspace,
         stage=stage.name,
-        reads=stage.reads + tuple(f for f in stage.optional if (workspace / f.partition("/")[0] / RECORD).exists()),
+        reads=stage.reads + tuple(f for f in stage.optional if f.partition("/")[0] in inputs),
         config=config,
         key=key,
         limit=limit,

@@ -50,18 +50,44 @@ def read_record(workspace: Path, stage: str) -> dict[str, object] | None:
 
 
 def input_digests(workspace: Path, stage: Stage) -> dict[str, str]:
-    """Digest of the record of each stage that this one reads. FileNotFoundError naming the stage to run first."""
+    """Digest of the record of each stage that this one reads; of an optional one, if it is there and not stale.
+
+    FileNotFoundError or ValueError naming the stage to run first, if one is not there or stale.
+    """
     digests = {}
     for folder in stage.reads + stage.optional:
         name = folder.partition("/")[0]
         record = read_record(workspace, name)
-        if record is not None:
+        stale = stale_before(workspace, name)
+        if record is not None and stale is None:
             digests[name] = record_digest(record)
+        elif folder in stage.reads and stale is not None:
+            raise ValueError(
+                f"{stage.name} rests on {stale[0]}, which was made before {stale[1]} changed: run "
+                f"`python -m data {stale[0]}` and the stages behind it first, or `python -m data run`"
+            )
         elif folder in stage.reads:
             raise FileNotFoundError(
                 f"{stage.name} reads {workspace / folder}, which is not there: run `python -m data {name}` first"
             )
     return digests
+
+
+def stale_before(workspace: Path, stage: str) -> tuple[str, str] | None:
+    """A finished stage, this one or one that it rests on, and an input of it that is another now; None if all stand.
+
+    What is no longer there is taken to stand, so that a finished stage's input may be removed.
+    """
+    inputs = (read_record(workspace, stage) or {}).get("inputs", {})
+    assert isinstance(inputs, dict)
+    for name, digest in inputs.items():
+        before = read_record(workspace, name)
+        if before is not None:
+            if record_digest(before) != digest:
+                return stage, name
+            if (deeper := stale_before(workspace, name)) is not None:
+                return deeper
+    return None
 
 
 def identity(

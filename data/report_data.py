@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from data.records import stale_before
 from data.schema import KEPT, LANGUAGES, REJECTED, TRAIN, VALIDATION
 from data.shards import read_json
 
@@ -86,11 +87,11 @@ class Step:
 
 
 def read_stages(workspace: Path) -> dict[str, Stage]:
-    """The finished stages of a workspace. FileNotFoundError if there is none."""
+    """The finished stages of a workspace, tokenize if it is of this mix. FileNotFoundError if there is none."""
     stages = {}
     for name in ORDER:
         path = workspace / name / "stage.json"
-        if path.exists():
+        if path.exists() and not (name == "tokenize" and stale_before(workspace, name)):
             stages[name] = Stage(name=name, record=read_json(path), folder=workspace / name)
     if not stages:
         raise FileNotFoundError(f"{workspace} holds no finished stage: run `python -m data run` first")

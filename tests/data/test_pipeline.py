@@ -23,6 +23,8 @@ from data.sources import SourceConfig
 from data.stage import Context, Done, Phase, Stage, one_task
 from data.stages import declared, in_order, order, stage_named
 from tests.data.small_corpus import STAGES, configuration, digests, record, run, write_inputs
+from tokenizer.config import SampleConfig, TokenizerConfig
+from tokenizer.train import train as train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,29 @@ def test_folder_that_is_not_ours_is_left_alone(tmp_path: Path, inputs: Path) -> 
 def test_stage_without_its_input_names_what_to_run(tmp_path: Path, inputs: Path) -> None:
     with pytest.raises(FileNotFoundError, match="python -m data annotate"):
         run(configuration(inputs), tmp_path, "filter")
+
+
+def test_stage_that_rests_on_what_is_stale_names_what_to_run(workspace: Path, inputs: Path) -> None:
+    """A stage made anew by itself makes those after it stale; one further on must not take them for fresh."""
+    config = configuration(inputs)
+    changed = replace(config, filter=replace(config.filter, thresholds=Thresholds(zh={"words": Bound(min=60)})))
+    run(changed, workspace, "filter")
+    for name in ("redact", "mix", "report"):
+        with pytest.raises(ValueError, match="python -m data deduplicate"):
+            run(changed, workspace, name)
+    run(changed, workspace)
+    run(changed, workspace, "report")
+
+
+def test_report_leaves_out_tokens_of_an_older_mix(workspace: Path, inputs: Path, tmp_path: Path) -> None:
+    folder, config = tmp_path / "tokenizer", configuration(inputs)
+    train = sorted((workspace / "mix" / "train").glob("*.parquet"))
+    train_tokenizer(TokenizerConfig(vocab_size=700, sample=SampleConfig(megabytes=1)), train, folder)
+    run(config, workspace, "tokenize", "report", tokenizer=folder)
+    assert "token shards" in (workspace / "report.html").read_text(encoding="utf-8")
+    other = replace(config, mix=MixConfig(shard_mb=0.05, validation_share=0.1, seed=3))
+    run(other, workspace, "mix", "report")
+    assert "token shards" not in (workspace / "report.html").read_text(encoding="utf-8")
 
 
 def test_stage_whose_input_lost_everything_says_why(tmp_path: Path, inputs: Path) -> None:
