@@ -8,9 +8,9 @@ with C4's rule that a line must end in a terminal mark switched off (`filter_no_
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from data.compiled import compiled
 from data.phrases import POLICY_PHRASES
 from data.text_kernels import Array, Integer
 
@@ -64,7 +64,7 @@ _BYTE_KINDS, _FOLLOWING, _PHRASE_TABLE = _byte_kinds(), _following_letters(), _p
 _ANCHOR_PLACES = np.array([phrase.index(anchor) for phrase, anchor in zip(_PHRASES, _ANCHORS, strict=True)])
 
 
-@numba.njit(cache=True)
+@compiled
 def _phrase_around(buffer: Array, anchor: Integer, begin: Integer, end: Integer, phrases: Array, places: Array) -> int:
     """1 where JavaScript is named around byte `anchor`, 2 where a phrase of a notice stands, letter case aside."""
     for number in range(phrases.shape[0]):
@@ -82,7 +82,7 @@ def _phrase_around(buffer: Array, anchor: Integer, begin: Integer, end: Integer,
     return 0
 
 
-@numba.njit(cache=True)
+@compiled
 def _citation_width(buffer: Array, i: Integer, end: Integer) -> Integer:
     """Bytes of the citation mark `[12]` that begins at byte i; 0 where none begins."""
     j = i + 1
@@ -91,7 +91,7 @@ def _citation_width(buffer: Array, i: Integer, end: Integer) -> Integer:
     return j + 1 - i if j < end and buffer[j] == 93 else 0
 
 
-@numba.njit(cache=True)
+@compiled
 def _wide_mark(buffer: Array, i: Integer, end: Integer) -> tuple[int, int]:
     """Kind and width of the character past ASCII at byte i: white space, a quotation mark, or plain of 1 byte."""
     byte = buffer[i]
@@ -106,7 +106,7 @@ def _wide_mark(buffer: Array, i: Integer, end: Integer) -> tuple[int, int]:
     return _PLAIN, 1
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan_c4(
     buffer: Array, offsets: Array, kinds: Array, following: Array, table: Array, places: Array, counts: Array
 ) -> None:

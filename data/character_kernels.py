@@ -6,7 +6,6 @@ What the character shares of `data/signals.py` are made of. Lines are read in `d
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from data.character_classes import (
@@ -23,6 +22,7 @@ from data.character_classes import (
     character_classes,
     character_roles,
 )
+from data.compiled import compiled
 from data.text_kernels import Array, Integer, classify, decode
 
 # The first columns are the character classes themselves, in their own order
@@ -39,7 +39,7 @@ _GRAVE = ord("锟")  # 锟斤拷 is two replacement characters in UTF-8, read as
 _AXE = ord("斤")
 
 
-@numba.njit(cache=True)
+@compiled
 def url_end(buffer: Array, i: int, end: int) -> int:
     """Where the address that begins at byte i ends: at white space, a quote, an angle bracket or the first byte past
     ASCII. i itself where none begins: an address begins with `http://`, `https://` or `www.`."""
@@ -57,14 +57,14 @@ def url_end(buffer: Array, i: int, end: int) -> int:
     return j
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _count_mark(code_point: Integer, row: Array) -> None:
     row[HASHES] += code_point == 35
     row[CURLY] += code_point == 123
     row[ELLIPSES] += code_point == 0x2026
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _count_han(role: Integer, row: Array) -> None:
     row[HANS_COUNT] += role & HANS != 0
     row[HANT_COUNT] += role & HANT != 0
@@ -72,7 +72,7 @@ def _count_han(role: Integer, row: Array) -> None:
     row[RARE_HAN] += role & RARE != 0
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan_characters(buffer: Array, offsets: Array, classes: Array, roles: Array, counts: Array) -> None:
     for document in range(offsets.shape[0] - 1):
         row = counts[document]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from data.compiled import compiled
 
 Array = np.ndarray
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _root(parent: Array, node: int) -> int:
     while parent[node] != node:
         parent[node] = parent[parent[node]]
@@ -16,7 +17,7 @@ def _root(parent: Array, node: int) -> int:
     return node
 
 
-@numba.njit(cache=True)
+@compiled
 def _union(nodes: int, left: Array, right: Array) -> Array:
     parent = np.arange(nodes)
     size = np.ones(nodes, np.int64)

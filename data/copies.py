@@ -20,11 +20,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 import polars as pl
 
 from data.clusters import connected
+from data.compiled import compiled
 from data.deduplicate import DeduplicateConfig
 from data.exact import folded_digests
 from data.minhash import band_keys, signatures
@@ -204,7 +204,7 @@ def load_units(collection: Collection, shard: int) -> tuple[Array, Array, Array]
     return units, offsets, titles
 
 
-@numba.njit(cache=True)
+@compiled
 def _pairs_of_runs(keys: Array, documents: Array, dense: int, neighbours: int) -> tuple[Array, Array]:
     """Pairs of documents with one key; rows are sorted by key and, within a key, by document."""
     rows = keys.shape[0]

@@ -23,9 +23,9 @@ of all rows kept to go back through; what both texts begin and end with is taken
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from data.compiled import compiled
 from data.shingles import is_code
 from data.text_kernels import mix
 
@@ -42,7 +42,7 @@ SELDOM = 0.005
 that novel."""
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def slot_of(keys: Array, stamps: Array, stamp: int, key: int) -> int:
     """Where `key` stands in the open-addressing table, or where it would be put."""
     mask = keys.shape[0] - 1
@@ -52,7 +52,7 @@ def slot_of(keys: Array, stamps: Array, stamp: int, key: int) -> int:
     return slot
 
 
-@numba.njit(cache=True)
+@compiled
 def number_units(a: Array, b: Array) -> tuple[Array, Array, int]:
     """The units of two texts as small numbers, the same for equal units, and how many different ones there are."""
     size = 64
@@ -73,7 +73,7 @@ def number_units(a: Array, b: Array) -> tuple[Array, Array, int]:
     return numbered_a, numbered_b, count
 
 
-@numba.njit(cache=True)
+@compiled
 def _rows(a: Array, b: Array, count: int) -> Array:
     """uint64 (len(b) + 1, words): bit i of row j is 0 where a[i] lengthens the subsequence of a[: i + 1] and b[:j]."""
     n = a.shape[0]
@@ -111,7 +111,7 @@ def _rows(a: Array, b: Array, count: int) -> Array:
     return rows
 
 
-@numba.njit(cache=True)
+@compiled
 def align(a: Array, b: Array, count: int) -> tuple[int, Array]:
     """Align two sequences of numbers below `count` along a longest common subsequence.
 
@@ -161,7 +161,7 @@ def align(a: Array, b: Array, count: int) -> tuple[int, Array]:
     return before + behind + aligned, hunks[:found][::-1].copy()
 
 
-@numba.njit(cache=True)
+@compiled
 def titles_differ(hunks: Array, title_a: int, title_b: int) -> bool:
     """Whether the first lines (so many units each) are one line that names two things.
 
@@ -183,7 +183,7 @@ def titles_differ(hunks: Array, title_a: int, title_b: int) -> bool:
     return differing > 0 and (whole or 3 * shared >= max(title_a, title_b))
 
 
-@numba.njit(cache=True)
+@compiled
 def swap_of(a: Array, b: Array, hunks: Array) -> float:
     """The commonest replacement's share of all replacements of two aligned texts; see the head of this file."""
     keys = np.empty(hunks.shape[0], np.uint64)
@@ -212,7 +212,7 @@ def swap_of(a: Array, b: Array, hunks: Array) -> float:
     return most / count if most > 1 and units_of_most >= SELDOM * max(a.shape[0], b.shape[0]) else 0.0
 
 
-@numba.njit(cache=True)
+@compiled
 def manner(a: Array, b: Array, hunks: Array, title_a: int, title_b: int) -> tuple[float, float, int]:
     """(phrases, echo, codes) of two aligned texts whose titles name different things; see the head of this file."""
     differing, counted, in_phrases, codes = 0, 0, 0, 0
@@ -255,14 +255,14 @@ def manner(a: Array, b: Array, hunks: Array, title_a: int, title_b: int) -> tupl
     return in_phrases / max(1, counted), echoed / below if echoed > 1 else 0.0, codes
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _place(ordered: Array, unit: int) -> int:
     """Where `unit` is in an ordered array; -1 if it is not."""
     place = np.searchsorted(ordered, unit)
     return int(place) if place < ordered.shape[0] and ordered[place] == unit else -1
 
 
-@numba.njit(cache=True)
+@compiled
 def overlap_of(hunks: Array, n: int, m: int) -> int:
     """Units of the stretch that two texts of n and m units share when they were cut at other places; 0 if none.
 
@@ -286,7 +286,7 @@ def overlap_of(hunks: Array, n: int, m: int) -> int:
     return solid if first_a >= 0 and solid >= 0.95 * max(last_a - first_a, last_b - first_b) else 0
 
 
-@numba.njit(cache=True)
+@compiled
 def variety_of(a: Array, b: Array, count: int) -> float:
     """Different units among those in which two texts differ, over the number expected of edits at random places."""
     in_a, in_b = np.zeros(count, np.int64), np.zeros(count, np.int64)

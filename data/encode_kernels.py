@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import get_args
 
-import numba
 import numpy as np
 
+from data.compiled import compiled
 from data.text_kernels import decode
 from tokenizer.config import DigitRule, HanRule, PretokenizationConfig
 from tokenizer.load import Tokenizer, bytes_of_stand_ins
@@ -159,7 +159,7 @@ def character_classes() -> Array:
     return classes
 
 
-@numba.njit(cache=True)
+@compiled
 def _fill_pairs(keys: Array, ids: Array, pair_keys: Array, pair_ranks: Array, pair_ids: Array) -> None:
     mask = len(pair_keys) - 1
     for rank in range(len(keys)):
@@ -169,13 +169,13 @@ def _fill_pairs(keys: Array, ids: Array, pair_keys: Array, pair_ranks: Array, pa
         pair_keys[slot], pair_ranks[slot], pair_ids[slot] = keys[rank], rank, ids[rank]
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _mix(key: np.int64) -> np.int64:
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64((mixed >> np.uint64(29)) & np.uint64(0x7FFFFFFF))
 
 
-@numba.njit(cache=True)
+@compiled
 def _class_at(buffer: Array, i: int, end: int, classes: Array) -> tuple[np.int64, int]:
     """(class, bytes) of the character at i; class -1 at the end."""
     if i >= end:
@@ -184,7 +184,7 @@ def _class_at(buffer: Array, i: int, end: int, classes: Array) -> tuple[np.int64
     return np.int64(classes[point]), size
 
 
-@numba.njit(cache=True)
+@compiled
 def _run(buffer: Array, i: int, end: int, classes: Array, first: int, second: int, most: int) -> int:
     """Where the run of classes `first` and `second` from i ends; at most `most` characters if that is above 0."""
     count = 0
@@ -197,7 +197,7 @@ def _run(buffer: Array, i: int, end: int, classes: Array, first: int, second: in
     return i
 
 
-@numba.njit(cache=True)
+@compiled
 def _contraction(buffer: Array, i: int, end: int, classes: Array) -> int:
     """Where 's 't 'm 'd 're 've 'll at i ends, if no letter follows; else i."""
     if buffer[i] != 0x27 or i + 1 >= end:
@@ -223,7 +223,7 @@ def _contraction(buffer: Array, i: int, end: int, classes: Array) -> int:
     return after
 
 
-@numba.njit(cache=True)
+@compiled
 def _piece_end(buffer: Array, i: int, end: int, classes: Array, han_rule: int, digits: int, contractions: bool) -> int:
     """Where the piece that begins at i ends: the alternatives of `tokenizer.pretokenization.pattern`, in order."""
     if contractions:
@@ -255,7 +255,7 @@ def _piece_end(buffer: Array, i: int, end: int, classes: Array, han_rule: int, d
     return _space_end(buffer, i, end, classes)
 
 
-@numba.njit(cache=True)
+@compiled
 def _space_end(buffer: Array, i: int, end: int, classes: Array) -> int:
     """White space: up to its last line end, else all but the last character where something follows."""
     after_line_end = last = i
@@ -275,7 +275,7 @@ def _space_end(buffer: Array, i: int, end: int, classes: Array) -> int:
     return last
 
 
-@numba.njit(cache=True)
+@compiled
 def _merge(
     buffer: Array, start: int, stop: int, byte_ids: Array, pair_keys: Array, pair_ranks: Array, pair_ids: Array,
     ids: Array, ranks: Array, merged: Array,
@@ -306,7 +306,7 @@ def _merge(
     return count
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _look_up(
     first: np.int32, second: np.int32, pair_keys: Array, pair_ranks: Array, pair_ids: Array
 ) -> tuple[np.int32, np.int32]:
@@ -320,7 +320,7 @@ def _look_up(
     return np.int32(2147483647), np.int32(-1)
 
 
-@numba.njit(cache=True)
+@compiled
 def _same(buffer: Array, start: int, seen_bytes: Array, place: int, length: int) -> bool:
     for j in range(length):  # noqa: SIM110, Numba has no generator expressions
         if buffer[start + j] != seen_bytes[place + j]:
@@ -328,7 +328,7 @@ def _same(buffer: Array, start: int, seen_bytes: Array, place: int, length: int)
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _encode(
     buffer: Array, offsets: Array, out: Array, lengths: Array, classes: Array, han_rule: int, digits: int,
     contractions: bool, byte_ids: Array, pair_keys: Array, pair_ranks: Array, pair_ids: Array, seen: Array,

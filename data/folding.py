@@ -17,12 +17,12 @@ import unicodedata
 from functools import lru_cache
 from itertools import pairwise
 
-import numba
 import numpy as np
 import opencc
 import polars as pl
 
 from data.character_classes import CONTROL, DIGIT, HANGUL, LATIN, LETTER, NEWLINE, SPACE, TABLE_SIZE, character_classes
+from data.compiled import compiled
 from data.text_kernels import decode, text_buffers
 
 Array = np.ndarray
@@ -98,7 +98,7 @@ def fold_table() -> Array:
     return table
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def fold_character(code_point: int | np.int64, table: Array) -> tuple[int, int]:
     """The folded code point (0: left out) and its character class."""
     if code_point < FOLD_SIZE:
@@ -107,13 +107,13 @@ def fold_character(code_point: int | np.int64, table: Array) -> tuple[int, int]:
     return int(code_point), 0
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def is_word(kind: int) -> bool:
     """Whether characters of this class make words (runs), in the sense of `text_kernels.units`."""
     return kind in (LATIN, DIGIT, LETTER, HANGUL)
 
 
-@numba.njit(cache=True)
+@compiled
 def _fold(buffer: Array, offsets: Array, table: Array) -> tuple[Array, Array]:
     documents = offsets.shape[0] - 1
     out = np.empty(2 * buffer.shape[0] + 4, np.uint8)  # a fold may need a byte or two more than its character

@@ -8,7 +8,6 @@ Widths are in columns: a Han character, kana or hangul takes two.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from data.character_classes import (
@@ -30,6 +29,7 @@ from data.character_classes import (
     plain_letters,
 )
 from data.character_kernels import url_end
+from data.compiled import compiled
 from data.text_kernels import Array, Integer, classify, decode
 
 LINE_COUNTS = (
@@ -48,7 +48,7 @@ COLUMNS_A_PAUSE = 150
 NARROW_COLUMNS = 24
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _reads_as_prose(columns: int, pauses: int, gaps: int, ended: bool) -> bool:
     breaths = pauses + ended
     if columns > COLUMNS_A_PAUSE * breaths or gaps > breaths:
@@ -56,12 +56,12 @@ def _reads_as_prose(columns: int, pauses: int, gaps: int, ended: bool) -> bool:
     return columns >= WRAPPED_COLUMNS or (ended and columns >= SENTENCE_COLUMNS)
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _role(code_point: Integer, roles: Array) -> Integer:
     return np.int64(roles[code_point]) if code_point < roles.shape[0] else 0
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _count_line(
     length: int,
     width: int,
@@ -82,7 +82,7 @@ def _count_line(
     row[TERMINAL_LINES] += ended
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan_lines(buffer: Array, offsets: Array, classes: Array, roles: Array, plain: Array, counts: Array) -> None:
     for document in range(offsets.shape[0] - 1):
         row = counts[document]

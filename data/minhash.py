@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 
+from data.compiled import compiled
 from data.shingles import shingles_into
 from data.text_kernels import mix
 
@@ -37,7 +37,7 @@ def hash_functions(number: int, seed: int) -> tuple[Array, Array]:
     return multipliers, increments
 
 
-@numba.njit(cache=True)
+@compiled
 def _signatures(
     units: Array, offsets: Array, characters: int, words: int, multipliers: Array, increments: Array
 ) -> tuple[Array, Array]:
@@ -79,7 +79,7 @@ def signatures(
     return _signatures(units, offsets, han_shingle, word_shingle, *hash_functions(number, seed))
 
 
-@numba.njit(cache=True)
+@compiled
 def _band_keys(signatures: Array, bands: int, rows: int) -> Array:
     documents = signatures.shape[0]
     keys = np.empty((documents, bands), np.uint64)

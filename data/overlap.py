@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import polars as pl
 
+from data.compiled import compiled
 from data.shingles import folded_units
 from data.text_kernels import mix
 
@@ -70,13 +70,13 @@ class Index:
         )
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _extend(running: np.uint64, unit: np.uint32) -> np.uint64:
     running = (running ^ np.uint64(unit)) * np.uint64(0x9E3779B97F4A7C15)
     return running ^ (running >> np.uint64(32))
 
 
-@numba.njit(cache=True)
+@compiled
 def _gram(units: Array, start: int, length: int) -> np.uint64:
     running = np.uint64(0)
     for i in range(start, start + length):
@@ -84,7 +84,7 @@ def _gram(units: Array, start: int, length: int) -> np.uint64:
     return mix(running ^ np.uint64(length))
 
 
-@numba.njit(cache=True)
+@compiled
 def _item_grams(
     units: Array,
     item_offsets: Array,
@@ -167,7 +167,7 @@ def _common_in_sets(index: Index, config: DecontaminateConfig) -> Array:
     return common
 
 
-@numba.njit(cache=True)
+@compiled
 def _table(grams: Array) -> tuple[Array, Array, Array]:
     """Open-addressing table of the grams: keys (0: empty), their numbers, and a filter of one bit a key.
 
@@ -189,7 +189,7 @@ def _table(grams: Array) -> tuple[Array, Array, Array]:
     return keys, numbers, bits
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan(
     units: Array,
     offsets: Array,

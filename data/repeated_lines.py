@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 import polars as pl
 from xxhash import xxh3_64_intdigest
 
+from data.compiled import compiled
 from data.deduplicate import RepeatedLinesConfig
 from data.partitions import parts, read_ranges, write_part
 from data.shingles import placed_units
@@ -42,7 +42,7 @@ class Lines:
     """int64 (documents + 1): where each document's lines begin."""
 
 
-@numba.njit(cache=True)
+@compiled
 def _split(
     buffer: Array, offsets: Array, units: Array, unit_offsets: Array, places: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -92,7 +92,7 @@ def _host_keys(hosts: pl.Series) -> Array:
     return np.array([distinct[host] for host in hosts.to_list()], np.uint64)
 
 
-@numba.njit(cache=True)
+@compiled
 def _join_keys(host_keys: Array, line_keys: Array, offsets: Array) -> Array:
     joined = np.zeros(line_keys.shape[0], np.uint64)
     for document in range(offsets.shape[0] - 1):
@@ -156,7 +156,7 @@ def shard_repeated(work: Path, shard: int) -> Array:
     return np.sort(keys["key"].to_numpy())
 
 
-@numba.njit(cache=True)
+@compiled
 def _choose(repeated: Array, blank: Array, units: Array, offsets: Array, least_units: int, least_run: int) -> Array:
     """Which lines go: long repeated ones, and short ones at an end of the document or in a run."""
     gone = np.zeros(repeated.shape[0], np.bool_)

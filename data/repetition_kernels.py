@@ -10,9 +10,9 @@ The measures are Gopher's (Rae et al. 2021, appendix A.1, table A1) and are coun
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from data.compiled import compiled
 from data.text_kernels import Array, Integer, mix
 
 TOP_SIZES = (2, 3, 4)
@@ -34,7 +34,7 @@ _LINE = np.uint64(0x9E3779B185EBCA87)
 _LARGEST_STAMP = 2**31 - 1
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _table_bits(entries: Integer) -> int:
     """Bits of the address of an open-addressing table that `entries` fill by half at the most."""
     bits = 4
@@ -43,7 +43,7 @@ def _table_bits(entries: Integer) -> int:
     return bits
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _label_pair(keys: Array, i: Integer, table: Array, bits: int, base: Integer, labels: Array, count: Array) -> None:
     """Name the pair of neighbours at place i by the place of the first pair that equals it, and count that.
 
@@ -63,7 +63,7 @@ def _label_pair(keys: Array, i: Integer, table: Array, bits: int, base: Integer,
         slot = (slot + 1) & ((1 << bits) - 1)
 
 
-@numba.njit(cache=True)
+@compiled
 def _label_pairs(keys: Array, size: Integer, table: Array, base: Integer, labels: Array, count: Array) -> None:
     """Name and count each of the pairs of neighbours among `size` keys."""
     bits = _table_bits(size)
@@ -71,7 +71,7 @@ def _label_pairs(keys: Array, size: Integer, table: Array, base: Integer, labels
         _label_pair(keys, i, table, bits, base, labels, count)
 
 
-@numba.njit(cache=True)
+@compiled
 def _label_longer(
     keys: Array, places: Array, found: Integer, table: Array, base: Integer, labels: Array, count: Array
 ) -> int:
@@ -88,7 +88,7 @@ def _label_longer(
     return pairs
 
 
-@numba.njit(cache=True)
+@compiled
 def _keep_repeated(places: Array, pairs: Integer, labels: Array, count: Array) -> tuple[int, int, int]:
     """Leave the n-grams that stand twice in `places`: how many, the commonest's first place, how often it stands.
 
@@ -108,7 +108,7 @@ def _keep_repeated(places: Array, pairs: Integer, labels: Array, count: Array) -
     return kept, best, most
 
 
-@numba.njit(cache=True)
+@compiled
 def _duplicates(places: Array, found: Integer, labels: Array, count: Array, spans: Array, size: int) -> int:
     """Characters of n-grams that stood before, found greedily from the left, among those that stand twice.
 
@@ -129,7 +129,7 @@ def _duplicates(places: Array, found: Integer, labels: Array, count: Array, span
     return repeated
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan_repetition(hashes: Array, lengths: Array, unit_offsets: Array, counts: Array) -> None:
     """An n-gram can only stand twice where both (n-1)-grams within it do, so each length searches what the last left.
 
@@ -183,7 +183,7 @@ _HIGH_BITS = np.uint64(0x8080808080808080)
 _LINE_FEEDS = np.uint64(0x0A0A0A0A0A0A0A0A)
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _eight_bytes(buffer: Array, i: Integer) -> np.uint64:
     word = np.uint64(0)
     for k in range(8):
@@ -191,7 +191,7 @@ def _eight_bytes(buffer: Array, i: Integer) -> np.uint64:
     return word
 
 
-@numba.njit(cache=True)
+@compiled
 def _read_line(buffer: Array, begin: Integer, end: Integer) -> tuple[Integer, np.uint64, Integer]:
     """Where the line from byte `begin` ends (a line feed or `end`), its hash, and its length in characters.
 
@@ -218,7 +218,7 @@ def _read_line(buffer: Array, begin: Integer, end: Integer) -> tuple[Integer, np
     return i, mix((running ^ word) * _LINE + np.uint64(i - begin)), i - begin - np.int64(continued)
 
 
-@numba.njit(cache=True)
+@compiled
 def _times_seen(key: np.uint64, keys: Array, stamps: Array, times: Array, mask: int, stamp: int) -> int:
     """How often this key was met under this stamp before; it is once more from now on."""
     slot = np.int64(key) & mask
@@ -231,7 +231,7 @@ def _times_seen(key: np.uint64, keys: Array, stamps: Array, times: Array, mask: 
     return 0
 
 
-@numba.njit(cache=True)
+@compiled
 def _count_line_feeds(buffer: Array, begin: Integer, end: Integer) -> int:
     lines = 0
     for i in range(begin, end):
@@ -239,7 +239,7 @@ def _count_line_feeds(buffer: Array, begin: Integer, end: Integer) -> int:
     return lines
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan_blocks(buffer: Array, offsets: Array, counts: Array) -> None:
     documents = offsets.shape[0] - 1
     most = 0

@@ -9,11 +9,11 @@ word that is a code (`is_code`).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import polars as pl
 
 from data.character_classes import DIGIT, HAN, KANA, NEWLINE
+from data.compiled import compiled
 from data.folding import fold_character, fold_table, is_word
 from data.text_kernels import decode, mix, text_buffers
 
@@ -25,7 +25,7 @@ CODE = 5
 """Characters from which on a word with a digit in it is a code (BC30107, 14164), and no year, time or count."""
 
 
-@numba.njit(cache=True)
+@compiled
 def _folded_units(
     buffer: Array, offsets: Array, table: Array, places: bool
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -115,13 +115,13 @@ def placed_units(texts: pl.Series) -> tuple[Array, Array, Array, Array]:
     return _folded_units(*text_buffers(texts), fold_table(), True)[:4]
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def is_code(unit: np.uint32) -> bool:
     """Whether a unit is a word of `CODE` characters and more with a digit among them."""
     return unit & np.uint32(2) != 0
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def shingle_hash(units: Array, start: int, stop: int) -> np.uint32:
     """The hash of units[start:stop] in their order."""
     running = np.uint64(stop - start)
@@ -131,7 +131,7 @@ def shingle_hash(units: Array, start: int, stop: int) -> np.uint32:
     return np.uint32(mix(running) >> np.uint64(32))
 
 
-@numba.njit(cache=True)
+@compiled
 def shingles_into(units: Array, start: int, stop: int, characters: int, words: int, out: Array) -> int:
     """Write the shingles of units[start:stop] to `out` and return how many there are.
 

@@ -10,11 +10,11 @@ A kernel takes `buffer` (uint8, the UTF-8 bytes of all documents end to end) and
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import polars as pl
 
 from data.character_classes import CONTROL, DIGIT, HAN, HANGUL, KANA, LATIN, LETTER, OTHER, character_classes
+from data.compiled import compiled
 
 Array = np.ndarray
 Integer = int | np.int64
@@ -32,7 +32,7 @@ def text_buffers(texts: pl.Series) -> tuple[Array, Array]:
     return data[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def decode(buffer: Array, i: Integer) -> tuple[Integer, int]:
     """The code point that starts at byte i of valid UTF-8, and its length in bytes."""
     first = np.int64(buffer[i])
@@ -51,7 +51,7 @@ def decode(buffer: Array, i: Integer) -> tuple[Integer, int]:
     )
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def classify(code_point: Integer, classes: Array) -> Integer:
     """The character class of a code point."""
     if code_point < classes.shape[0]:
@@ -59,7 +59,7 @@ def classify(code_point: Integer, classes: Array) -> Integer:
     return HAN if code_point < 0x40000 else OTHER
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def mix(value: np.uint64) -> np.uint64:
     """SplitMix64's finaliser (Steele, Lea and Flood 2014): spreads the bits of a running hash."""
     value ^= value >> np.uint64(30)
@@ -69,7 +69,7 @@ def mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan_units(buffer: Array, offsets: Array, classes: Array) -> tuple[Array, Array, Array, Array]:
     documents = offsets.shape[0] - 1
     capacity = buffer.shape[0] // 2 + documents + 1  # a unit and what parts it from the next take two bytes or more

@@ -23,10 +23,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numba
 import numpy as np
 import polars as pl
 
+from data.compiled import compiled
 from data.differences import align, manner, number_units, overlap_of, slot_of, swap_of, titles_differ, variety_of
 from data.shingles import shingles_into
 
@@ -83,7 +83,7 @@ class Document(NamedTuple):
     length: int
 
 
-@numba.njit(cache=True)
+@compiled
 def _judge(a: Document, b: Document, broken: int, clause: int, shingle: float, limits: Limits, scores: Array) -> int:
     """The clause that joins two texts (`clause`, OVERLAPPING, EDITED or REFUSED); fills `scores` from `similarity` on.
 
@@ -116,7 +116,7 @@ def _judge(a: Document, b: Document, broken: int, clause: int, shingle: float, l
     return EDITED if limits.edited and edits and scores[2] >= limits.edited_similarity else REFUSED
 
 
-@numba.njit(cache=True)
+@compiled
 def _compare(left: Side, right: Side, characters: int, words: int, limits: Limits, longest: int) -> tuple[Array, Array]:
     """Scores (float32, (pairs, SCORES); NaN where not needed) and clauses (int8)."""
     units_a, offsets_a, titles_a, rows_a = left

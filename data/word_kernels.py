@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import product
 
-import numba
 import numpy as np
 
+from data.compiled import compiled
 from data.phrases import (
     BOILERPLATE_PHRASES,
     ENGLISH_FUNCTION_WORDS,
@@ -44,7 +44,7 @@ def hash_units(text: str) -> list[int]:
     return units(encoded, np.array([0, len(encoded)], np.int64))[0].tolist()
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _extend(running: np.uint64, key: np.uint64) -> np.uint64:
     return mix(running * np.uint64(0x9E3779B97F4A7C15) + key)
 
@@ -95,7 +95,7 @@ def _word_table() -> tuple[Array, Array]:
     return _open_addressing(bits)
 
 
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _look_up(key: np.uint64, keys: Array, values: Array) -> int:
     mask = keys.shape[0] - 1
     slot = np.int64(key) & mask
@@ -106,7 +106,7 @@ def _look_up(key: np.uint64, keys: Array, values: Array) -> int:
     return 0
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan_words(hashes: Array, lengths: Array, unit_offsets: Array, keys: Array, values: Array, counts: Array) -> None:
     seen = np.zeros(4 * DISTINCT_WINDOW, np.uint64)
     stamps = np.full(4 * DISTINCT_WINDOW, -1, np.int64)
