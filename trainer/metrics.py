@@ -19,9 +19,12 @@ import numpy as np
 import torch
 
 from trainer.config import LogConfig
+from trainer.parallel import gather_objects
 from trainer.step import StepResult
 
 METRICS_FILE = "metrics.jsonl"
+ROW_FIGURES = ("task", "source", "unmasked", "limited")
+"""What a step's result says of each row beside its losses."""
 
 
 class Sink(Protocol):
@@ -226,10 +229,16 @@ class Interval:
         self.tokens += tokens
 
     def summary(self) -> dict[str, Any]:
-        """Bits per byte of the targets, loss by task, bits per byte by language, rates. Reads the device once."""
-        rows = torch.cat([result.rows for result in self.results]).double().cpu().numpy()
-        task = np.concatenate([result.task for result in self.results])
-        source = np.concatenate([result.source for result in self.results])
+        """Bits per byte of the targets, loss by task, bits per byte by language, rates, over the rows of all processes.
+
+        Reads the device once; asked by all processes.
+        """
+        own = (
+            torch.cat([result.rows for result in self.results]).double().cpu().numpy(),
+            *(np.concatenate([getattr(one, name) for one in self.results]) for name in ROW_FIGURES),
+        )
+        parts = zip(*gather_objects(own), strict=True)
+        rows, task, source, unmasked, limited = (np.concatenate(arrays) for arrays in parts)
         seconds = time.perf_counter() - self.began
         line: dict[str, Any] = {"bits_per_byte": _bits(rows)}
         line["loss_by_task"] = {
@@ -241,8 +250,8 @@ class Interval:
             str(language): _bits(rows[np.isin(source, np.flatnonzero(languages == language))])
             for language in np.unique(languages[np.unique(source)])
         }
-        line["unmasked_tokens"] = int(sum(result.unmasked.sum() for result in self.results))
-        line["limited_rows_share"] = float(np.concatenate([result.limited for result in self.results]).mean())
+        line["unmasked_tokens"] = int(unmasked.sum())
+        line["limited_rows_share"] = float(limited.mean())
         line["tokens_per_second"] = self.tokens / seconds
         line["seconds_per_step"] = seconds / len(self.results)
         line["loader_wait_share"] = self.loader_seconds / seconds

@@ -24,6 +24,7 @@ from tests.tiny_run import (
     run_config,
     stage,
 )
+from trainer.metrics import read_metrics
 
 SCRIPT = """
 import os, sys, pathlib, yaml, torch
@@ -165,3 +166,11 @@ def test_from_one_process_to_two_and_back(workspace: Path, tmp_path: Path) -> No
     expected, found = losses(tmp_path / "single"), losses(run)
     assert expected.keys() == found.keys()
     assert all(abs(found[step] - loss) < 1e-4 for step, loss in expected.items())
+    alone, shared = (
+        {line["step"]: line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line}
+        for folder in (tmp_path / "single", run)
+    )
+    for step in alone:
+        assert shared[step]["unmasked_tokens"] == alone[step]["unmasked_tokens"], "rows of one process alone"
+        for name in ("bits_per_byte_by_language", "loss_by_task"):
+            assert shared[step][name] == pytest.approx(alone[step][name], rel=1e-4), f"{name} of step {step}"
