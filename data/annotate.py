@@ -18,6 +18,7 @@ from data.character_kernels import CHARACTER_COUNTS, scan_characters
 from data.language import LanguageConfig, identify
 from data.line_kernels import LINE_COUNTS, scan_lines
 from data.repetition_kernels import BLOCK_COUNTS, REPETITION_COUNTS, scan_blocks, scan_repetition
+from data.schema import LANGUAGES
 from data.signals import SIGNAL_COLUMNS, SIGNALS
 from data.text_kernels import Array, measured_units, text_buffers
 from data.word_kernels import WORD_COUNTS, scan_words
@@ -42,6 +43,8 @@ class AnnotateConfig:
     def __post_init__(self) -> None:
         if self.batch_bytes < 1:
             raise ValueError("annotate: batch_bytes must be positive")
+        if unknown := [language for language in self.quality_models if language not in LANGUAGES]:
+            raise ValueError(f"annotate.quality_models: '{unknown[0]}' is none of {', '.join(LANGUAGES)}")
 
     def files(self) -> dict[str, Path]:
         """The user's files that annotate reads, by the key that names them."""

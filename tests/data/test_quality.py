@@ -62,3 +62,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     config = AnnotateConfig(quality_models={"zh": str(tmp_path / "none.bin")})
     with pytest.raises(ValueError, match="no model at"):
         annotate(pl.DataFrame({"text": GOOD}), config)
+
+
+def test_model_of_a_language_that_does_not_exist_is_refused() -> None:
+    """It would score no document, and the bounds and buckets of its language would hold nothing back."""
+    with pytest.raises(ValueError, match=r"annotate\.quality_models: 'chinese' is none of zh, en, mixed, other"):
+        AnnotateConfig(quality_models={"chinese": "zh.bin"})
