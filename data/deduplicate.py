@@ -17,7 +17,7 @@ class MinHashConfig:
     """How candidates for near duplicates are found: MinHash signatures cut into bands (Broder 1997; LSH)."""
 
     han_shingle: int = 3
-    """Units in a shingle that starts at a Han (or kana, Hangul) character."""
+    """Units in a shingle that starts at a Han character or kana; Hangul makes words."""
     word_shingle: int = 3
     """Units in a shingle that starts at a word or a number."""
     bands: int = 32
@@ -77,7 +77,8 @@ class VerifyConfig:
     """A member of a cluster is dropped only if its true Jaccard with the survivor is at least this; else it and what
     hangs on it make a cluster of their own, so that a chain of likenesses does not end in something else."""
     longest: int = 20_000
-    """Units at the beginning of a document that are aligned; alignment costs the square of it."""
+    """Units at the beginning of a document that are aligned; alignment costs the square of it. What lies beyond must
+    not break more shingles than the same manner of edits would, and counts as no `overlap`."""
 
     def __post_init__(self) -> None:
         for name in ("jaccard", "containment", "containment_length", "overlap", "edited_jaccard", "edited_similarity"):
