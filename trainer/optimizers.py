@@ -55,6 +55,8 @@ def freeze(model: nn.Module, patterns: Sequence[str], learning: str = "*") -> li
         parameter.requires_grad_(not still)
         if still:
             frozen.append(name)
+    if len(frozen) == len(names):
+        raise ValueError(f"frozen: {', '.join(patterns)}: leaves no parameter of this model to train")
     return frozen
 
 

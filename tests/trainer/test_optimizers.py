@@ -150,3 +150,5 @@ def test_frozen_parameters_stay_and_a_pattern_must_match() -> None:
     assert not names & set(frozen)
     with pytest.raises(ValueError, match="matches no parameter"):
         freeze(model, ["embeding.*"])
+    with pytest.raises(ValueError, match=r"frozen: \*.weight, \*_proj: leaves no parameter of this model to train"):
+        freeze(model, ["*.weight", "*_proj"])
