@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -83,14 +84,24 @@ def recorded_source(run: Path, config: RunConfig) -> RunConfig:
         return dataclasses.replace(config, init_from=str(Path(config.init_from).resolve()))
     if not (run / "config.yaml").is_file():
         return config
-    saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    return dataclasses.replace(config, init_from=str(saved.get("init_from", "")))
+    return dataclasses.replace(config, init_from=str(_read_record(run / "config.yaml").get("init_from", "")))
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What a run has written down of how it began (JSON is YAML too); ValueError naming the file if it is damaged."""
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: damaged: it has no keys and values")
+    return record
 
 
 def _check_same_data(record: Path, data: Path | None) -> None:
     if data is None or not record.is_file():
         return
-    begun, found = json.loads(record.read_text(encoding="utf-8")), count_data(data)
+    begun, found = _read_record(record), count_data(data)
     for source in sorted({*begun, *found}):
         if begun.get(source) != found.get(source):
             was, is_ = (
@@ -161,7 +172,6 @@ def _default(one: dataclasses.Field) -> object:
 
 def check_same_run(run: Path, config: RunConfig) -> None:
     """Refuse to go on with the run folder `run` under another configuration; ValueError names the key."""
-    saved = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    difference = first_difference(saved, config)
+    difference = first_difference(_read_record(run / "config.yaml"), config)
     if difference:
         raise ValueError(f"{run / 'config.yaml'}: {difference}; use the run's value or another --run folder")

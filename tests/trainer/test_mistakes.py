@@ -154,6 +154,15 @@ def test_data_that_is_not_what_the_run_began_with(
     }
 
 
+@pytest.mark.parametrize("file", ["config.yaml", "data.json"])
+@pytest.mark.parametrize("content", ["", "seed: 7\n: [", "[]"])
+def test_a_damaged_record_of_how_a_run_began(
+    workspace: Path, run: Path, capsys: pytest.CaptureFixture[str], file: str, content: str
+) -> None:
+    (run / file).write_text(content, encoding="utf-8")
+    assert f"{run / file}: damaged" in one_line(capsys, arguments(workspace, run, run_config(*TWO_STAGES)))
+
+
 def test_a_disk_that_fills_during_a_save(
     workspace: Path, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
