@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -304,14 +305,20 @@ def main() -> None:
         "whole": lambda: benchmark_whole(args.documents or 20_000),
         "exactness": lambda: benchmark_exactness(args.documents or 5000),
     }
-    results = {name: work[name]() for name in args.only or work}
-    if args.json:
-        print(json.dumps(results, ensure_ascii=False))
-        return
-    for name, figures in results.items():
-        print(name)
+    wanted = args.only or list(work)
+    if len(wanted) == 1:
+        figures = work[wanted[0]]()
+        if args.json:
+            print(json.dumps({wanted[0]: figures}, ensure_ascii=False))
+            return
+        print(wanted[0])
         for key, value in figures.items():
             print(f"  {key:32s} {json.dumps(value, ensure_ascii=False)}")
+        return
+    options = ["--repeats", str(args.repeats), *(["--documents", str(args.documents)] if args.documents else [])]
+    options += ["--json"] if args.json else []
+    for name in wanted:  # a process each: datatrove's stages cannot be copied once its tokenizers were used beside them
+        subprocess.run([sys.executable, __file__, "--only", name, *options], check=True)
 
 
 if __name__ == "__main__":
