@@ -150,7 +150,9 @@ def first_difference(saved: object, asked: object, path: str = "") -> str | None
                 return difference
         unknown = sorted(saved.keys() - {one.name for one in dataclasses.fields(asked)})
         return f"{path}.{unknown[0]}: the run has this key, which this version has not" if unknown else None
-    if isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
+    if isinstance(saved, list) and isinstance(asked, list):
+        if len(saved) != len(asked):  # whole stages would be pages of text
+            return f"{path}: the run has {len(saved)} of them, this command asks for {len(asked)}"
         for index, (left, right) in enumerate(zip(saved, asked, strict=True)):
             difference = first_difference(left, right, f"{path}[{index}]")
             if difference:

@@ -53,6 +53,10 @@ def test_another_configuration_names_the_key(workspace: Path, run: Path, capsys:
     assert "stages[1].z_loss: the run has 0.0, this command asks for 0.5" in message
     other = run_config(*TWO_STAGES, model={**MODEL, "hidden_size": 64})
     assert "model.hidden_size: the run has 32" in one_line(capsys, arguments(workspace, run, other))
+    message = one_line(capsys, arguments(workspace, run, run_config(TWO_STAGES[0])))
+    assert message.endswith(
+        "stages: the run has 2 of them, this command asks for 1; use the run's value or another --run folder"
+    )
 
 
 def test_positions_that_the_model_does_not_take(
