@@ -58,6 +58,7 @@ def pretrain_command(argv: list[str]) -> int:
     check_data(data, config, tokenizer)
     world = devices.read_world()
     device = devices.choose_device(config.devices.device, world.local_rank)
+    check_device(config, device, world)
     devices.join_processes(device, world)
 
     def begin() -> None:
@@ -91,6 +92,14 @@ def complete(config: RunConfig, tokenizer: Tokenizer, steps: int | None) -> RunC
                 f"{config.model.max_positions}"
             )
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+
+
+def check_device(config: RunConfig, device: torch.device, world: devices.World) -> None:
+    """Refuse what the device or the number of processes cannot give; ValueError names the key."""
+    if config.model.compute_dtype == "float16" and not devices.back_end(device).float16:
+        raise ValueError(f"model.compute_dtype: float16 is not offered on {device.type}; give bfloat16 or float32")
+    if config.devices.distributed == "none" and world.size > 1:
+        raise ValueError(f"devices.distributed: none is for one process and there are {world.size}; give fsdp")
 
 
 def _pretrain(

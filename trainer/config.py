@@ -276,7 +276,7 @@ class DeviceConfig:
     threads: int = 0
     """Threads of one process on a CPU; 0 takes the cores at hand, shared among the processes of the machine."""
     distributed: Literal["fsdp", "none"] = "fsdp"
-    """How more than one process shares the model; fsdp shards parameters, gradients and optimiser."""
+    """How more than one process shares the model: fsdp shards parameters, gradients and optimiser; none refuses."""
     recompute: Literal["none", "layer"] = "none"
     """layer: keep only each layer's input and compute the layer again in the backward pass; less memory, more time."""
     compile: bool = False

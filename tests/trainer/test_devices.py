@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_run import PROJECT
+from tests.tiny_run import MODEL, PROJECT, arguments, run_config, stage
+from tests.trainer.test_mistakes import one_line
 from trainer import devices
 
 ROOMS = ("trainer", "objectives", "inference", "evaluation")
@@ -51,6 +52,18 @@ def test_an_unknown_device_is_a_mistake() -> None:
         with pytest.raises(ValueError, match="this machine has no accelerator"):
             devices.choose_device("cuda")
         assert devices.choose_device("auto").type == "cpu"
+
+
+def test_what_a_device_or_a_number_of_processes_cannot_give(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = run_config(stage(steps=1), model={**MODEL, "compute_dtype": "float16"})
+    message = one_line(capsys, arguments(workspace, tmp_path / "half", half))
+    assert message == "error: model.compute_dtype: float16 is not offered on cpu; give bfloat16 or float32"
+    alone = run_config(stage(steps=1), devices={"device": "cpu", "distributed": "none"})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = one_line(capsys, arguments(workspace, tmp_path / "alone", alone))
+    assert message == "error: devices.distributed: none is for one process and there are 2; give fsdp"
 
 
 def test_ascend_asks_for_its_own_package_and_hccl(monkeypatch: pytest.MonkeyPatch) -> None:
