@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data.shards import read_json, write_json
+from data.slurm_queue import JobIds, left_queue
 from data.stage import Context, Phase, TakenOver, check_owner, save_marker
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ ExecutorName = Literal["local", "ray", "slurm"]
 ROOT = Path(__file__).resolve().parent.parent
 SILENCE_SECONDS = 120.0
 """Time without a task running or done after which a pool is taken for hung: starting a worker takes seconds."""
+POLL_SECONDS = 5.0
+"""Time between two looks for the markers of tasks that Slurm does."""
+QUEUE_SECONDS = 30.0
+"""Time between two questions to Slurm's queue: the controller is shared with everybody."""
+GRACE_SECONDS = 90.0
+"""Time that markers have to appear after their jobs left the queue: a network file system shows new files late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +231,7 @@ def submit_to_slurm(
     """Submit a job array that does `tasks`, and wait until every task has its marker or has failed."""
     from datatrove.executor.slurm import SlurmPipelineExecutor
 
-    slurm = engine.slurm
+    slurm, ids = engine.slurm, JobIds()
     run = SlurmPipelineExecutor(
         pipeline=[make_step(context, index, tasks)],
         tasks=len(tasks),
@@ -239,6 +246,7 @@ def submit_to_slurm(
         sbatch_args=slurm.sbatch,
         venv_path=f"{sys.prefix}/bin/activate",
         logging_dir=str(logs.resolve()),
+        job_id_retriever=ids,
         skip_completed=False,
     )
     try:
@@ -249,9 +257,27 @@ def submit_to_slurm(
         raise FileNotFoundError(
             f"--executor slurm: no `sbatch` on this machine; the script is {logs / 'launch_script.slurm'}"
         ) from None
-    while any(not context.marker(phase.name, task).exists() for task in tasks):
+    jobs = ids.seen[: ids.seen.index(str(run.job_id)) + 1]  # behind them is datatrove's own, which sums statistics
+    _wait_for_markers(context, phase, tasks, jobs, str(run.slurm_logs_folder))
+
+
+def _wait_for_markers(context: Context, phase: Phase, tasks: list[str], jobs: list[str], logs: str) -> None:
+    """Wait until each task has its marker or has failed. OSError if the jobs left the queue and one has neither."""
+    asked, gone = time.monotonic(), float("inf")
+    while missing := [task for task in tasks if not context.marker(phase.name, task).exists()]:
         raise_failures(context, phase, tasks, missing=False)
-        time.sleep(5)
+        if time.monotonic() - asked >= QUEUE_SECONDS:
+            asked = time.monotonic()
+            gone = min(gone, asked) if left_queue(jobs) else float("inf")
+        if time.monotonic() - gone > GRACE_SECONDS:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise OSError(
+                f"{context.stage} {phase.name}: Slurm's job {', '.join(jobs)} has left the queue, but {len(missing)} "
+                f"of {len(tasks)} tasks left no marker ({', '.join(missing[:5])}{more}): killed for time or memory, or "
+                f"cancelled? Logs: {logs}. What is done is kept: run again, with more engine.slurm.time or memory_gb "
+                "if they were short"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def raise_failures(context: Context, phase: Phase, tasks: list[str], missing: bool = True) -> None:

@@ -246,25 +246,37 @@ if array and "merge_stats" not in script:
     lines = script.splitlines()
     command = [line for line in lines if line.startswith("srun")][0].split("launch_pickled_pipeline")[1].strip()
     for number in range(int(array.group(1)) + 1):
+        if number == {killed!r} and "-ingest-read" in script:
+            continue
         env = os.environ | {{"SLURM_ARRAY_TASK_ID": str(number), "SLURM_NODELIST": "here", "SLURM_JOB_ID": "1"}}
         subprocess.run([{launcher!r}, command], env=env, check=True, stdout=log, stderr=log)
 print("Submitted batch job 1")
 """
 
 
-def test_slurm_script_is_written_and_does_the_tasks(
-    finished: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With stand-ins for `sbatch` and `scontrol` that run the array's tasks here, one after another."""
-    tools, log = tmp_path / "bin", tmp_path / "log"
+def put_slurm_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, killed: int = -1, squeue: str = "") -> Path:
+    """Stand-ins for Slurm's commands that run the array's jobs here, one after another, but for the one `killed`.
+
+    Returns the file that what was submitted is written to; `squeue` is the body of a shell script.
+    """
+    tools, log = folder / "bin", folder / "log"
     tools.mkdir()
     launcher = str(Path(sys.executable).parent / "launch_pickled_pipeline")
-    (tools / "sbatch").write_text(SBATCH.format(python=sys.executable, log=str(log), launcher=launcher))
+    sbatch = SBATCH.format(python=sys.executable, log=str(log), launcher=launcher, killed=killed)
+    (tools / "sbatch").write_text(sbatch)
     (tools / "scontrol").write_text("#!/bin/sh\necho here\n")
+    (tools / "squeue").write_text(f"#!/bin/sh\n{squeue}\n")
     for tool in tools.iterdir():
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return log
+
+
+def test_slurm_script_is_written_and_does_the_tasks(
+    finished: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = put_slurm_on_path(tmp_path, monkeypatch)
     slurm = SlurmConfig(partition="thin", time="1:00:00", tasks_per_job=10, sbatch={"account": "corpus"})
     config = configuration(inputs, engine=EngineConfig(disk_reserve_mb=0, spread_mb=0, slurm=slurm))
     run(config, tmp_path / "w", "ingest", executor="slurm", workers=3)
@@ -272,6 +284,47 @@ def test_slurm_script_is_written_and_does_the_tasks(
     script = log.read_text()
     for line in ("--partition=thin", "--time=1:00:00", "--account=corpus", "--job-name=tiankong-ingest-read", "%3"):
         assert line in script
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_slurm_job_that_was_killed_ends_the_run_with_one_line(
+    finished: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    """Held back once by a controller that does not answer and once by a job still there, then it is certain."""
+    asked = tmp_path / "asked"
+    ended = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1" if forgotten else "echo OUT_OF_MEMORY"
+    squeue = f"""echo "$@" >> {asked}
+case $(wc -l < {asked}) in
+1) echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1;;
+2) echo RUNNING;;
+*) {ended};;
+esac"""
+    put_slurm_on_path(tmp_path, monkeypatch, killed=1, squeue=squeue)
+    for name, seconds in (("POLL", 0.02), ("QUEUE", 0.05), ("GRACE", 0.2)):
+        monkeypatch.setattr(f"data.pipeline.{name}_SECONDS", seconds)
+    with pytest.raises(OSError, match="ingest read: Slurm's job 1 has left the queue") as told:
+        run(configuration(inputs), tmp_path / "w", "ingest", executor="slurm", workers=3)
+    assert "1 of 3 tasks left no marker (00001)" in str(told.value)
+    assert str(tmp_path / "w" / "ingest" / "logs" / "read" / "slurm_logs") in str(told.value)
+    assert "run again" in str(told.value)
+    assert len(asked.read_text().splitlines()) > 3
+    assert "--jobs=1 " in asked.read_text()
+    run(configuration(inputs), tmp_path / "w", "ingest")
+    assert digests(tmp_path / "w")["ingest"] == digests(finished)["ingest"]
+
+
+def test_marker_that_appears_after_its_job_left_the_queue_is_waited_for(
+    finished: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system may be later than the queue."""
+    launcher = Path(sys.executable).parent / "launch_pickled_pipeline"
+    pickled = tmp_path / "w" / "ingest" / "logs" / "read" / "executor.pik"
+    squeue = f"SLURM_ARRAY_TASK_ID=1 SLURM_NODELIST=here SLURM_JOB_ID=1 {launcher} {pickled} >/dev/null 2>&1"
+    put_slurm_on_path(tmp_path, monkeypatch, killed=1, squeue=squeue)
+    for name, seconds in (("POLL", 0.02), ("QUEUE", 0.05), ("GRACE", 60.0)):
+        monkeypatch.setattr(f"data.pipeline.{name}_SECONDS", seconds)
+    run(configuration(inputs), tmp_path / "w", "ingest", executor="slurm", workers=3)
+    assert digests(tmp_path / "w")["ingest"] == digests(finished)["ingest"]
 
 
 def test_slurm_without_sbatch_says_where_the_script_is(tmp_path: Path, inputs: Path) -> None:
