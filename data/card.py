@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
 
-if TYPE_CHECKING:
-    from data.config import CorpusConfig
+from data.records import read_record
 
 MOST_ROWS = 40
-SETTINGS = ("extract", "normalize", "filter", "deduplicate", "redact", "decontaminate", "mix")
+STAGES = ("annotate", "filter", "deduplicate", "redact", "decontaminate")
+SPOKEN = {"zh": ("zh",), "en": ("en",), "mixed": ("zh", "en")}
+"""Languages that a document of each label holds; of `other` nobody knows which."""
 
 
-def corpus_card(config: CorpusConfig, counts: dict[str, Any], facts: dict[str, Any]) -> str:
+def recorded_settings(workspace: Path) -> dict[str, Any]:
+    """The settings of all stages before the mix, by the records of what they did.
+
+    A configuration that the mix alone is run with may say something else of them.
+    """
+    ingest = _recorded(workspace, "ingest")
+    extracted = {name: ingest[name] for name in ("extract", "normalize") if name in ingest}
+    return extracted | {name: settings for name in STAGES if (settings := _recorded(workspace, name))}
+
+
+def _recorded(workspace: Path, stage: str) -> dict[str, Any]:
+    record = read_record(workspace, stage)
+    config = record["config"] if record is not None else None
+    return config if isinstance(config, dict) else {}
+
+
+def languages(counts: dict[str, Any]) -> list[str]:
+    """Languages of the corpus's documents."""
+    labels = {*counts.get("train_by_language", {}), *counts.get("validation_by_language", {})}
+    return sorted({language for label in labels for language in SPOKEN.get(label, ())}, reverse=True)
+
+
+def corpus_card(settings: dict[str, Any], counts: dict[str, Any], facts: dict[str, Any]) -> str:
     """Markdown with the front matter that names the splits, then sources, licences, counts and settings."""
-    from data.records import plain
-
     front = {
-        "language": ["zh", "en"],
+        "language": languages(counts),
         "configs": [
             {
                 "config_name": "default",
@@ -29,7 +51,6 @@ def corpus_card(config: CorpusConfig, counts: dict[str, Any], facts: dict[str, A
             }
         ],
     }
-    settings = {name: plain(getattr(config, name)) for name in SETTINGS}
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
         "# Corpus card\n",

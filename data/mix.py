@@ -316,13 +316,15 @@ def _gather(context: Context, task: str) -> Done:
 
 def _card(context: Context, task: str) -> Done:  # noqa: ARG001
     """The corpus card, in the form that the Hugging Face hub and `datasets` read."""
-    from data.card import corpus_card
+    from data.card import corpus_card, recorded_settings
     from data.records import gather
 
     done = gather(context)
+    own: Any = settings(context.config)
+    stated = recorded_settings(context.workspace) | own
     path = context.folder / "README.md"
     with atomic(path) as temporary:
-        temporary.write_text(corpus_card(context.config, add_counts([done.counts]), done.facts), encoding="utf-8")
+        temporary.write_text(corpus_card(stated, add_counts([done.counts]), done.facts), encoding="utf-8")
     file = ShardFile(documents=0, text_bytes=0, file_bytes=path.stat().st_size, digest=file_digest(path))
     return Done(files={"README.md": file})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import datasets
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.annotate import AnnotateConfig
+from data.card import corpus_card
 from data.config import CorpusConfig
+from data.filter import FilterConfig
 from data.mix import MixConfig, QualityBucket, balance, base_weight, choose_validation, copies, draw, unit_interval
+from data.redact import RedactConfig
 from data.schema import document_id
 from data.sources import SourceConfig
 from tests.data.small_corpus import STAGES, configuration, digests, record, run, write_inputs
@@ -215,3 +220,35 @@ def test_datasets_reads_the_mix(mixed: Path, tmp_path: Path) -> None:
     assert loaded["train"].num_rows == read(mixed, "train").height
     assert loaded["validation"].num_rows == read(mixed, "validation").height
     assert loaded["train"][0]["text"] == read(mixed, "train")["text"][0]
+
+
+def test_card_states_the_settings_that_the_stages_had(mixed: Path, tmp_path: Path) -> None:
+    """The mix is run by itself with a configuration that says something else of the stages before it."""
+    workspace = Path(shutil.copytree(mixed, tmp_path / "w"))
+    config = configuration(
+        tmp_path / "elsewhere",
+        filter=FilterConfig(preset="none"),
+        redact=RedactConfig(placeholder="X"),
+        mix=MixConfig(shard_mb=0.05, validation_share=0.1, seed=9),
+    )
+    run(config, workspace, "mix")
+    card = (workspace / "mix" / "README.md").read_text(encoding="utf-8")
+    stated = yaml.safe_load(card.rpartition("```yaml")[2].partition("```")[0])
+    for name in ("annotate", "filter", "deduplicate", "redact", "decontaminate"):
+        assert stated[name] == record(mixed, name)["config"]
+    assert stated["normalize"] == record(mixed, "ingest")["config"]["normalize"]
+    assert stated["filter"]["preset"] == "web"
+    assert stated["filter"]["thresholds"]["zh"]["words"]["min"] > 0  # the preset's own bounds
+    assert stated["mix"]["seed"] == 9
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(["zh"], ["zh"]), (["en", "other"], ["en"]), (["mixed"], ["zh", "en"]), (["en", "mixed", "zh"], ["zh", "en"])],
+)
+def test_card_lists_the_languages_that_are_in_the_corpus(labels: list[str], expected: list[str]) -> None:
+    sides: dict[str, Any] = {"train_by_language": {}, "validation_by_language": {}}
+    for number, label in enumerate(labels):
+        sides[list(sides)[number % 2]][label] = {"documents": 1, "bytes": 9}
+    front = yaml.safe_load(corpus_card({}, sides, {}).split("---")[1])
+    assert front["language"] == expected
