@@ -112,7 +112,13 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise ValueError(
             f"devices.device: {name} was asked for, but this machine has {found.type if found else 'no accelerator'}"
         )
-    device = torch.device(kind, int(index) if index else local_rank)
+    number, there = int(index) if index else local_rank, torch.accelerator.device_count()
+    if number >= there:
+        raise ValueError(
+            f"devices.device: {kind}:{number} was asked for, but this machine has {there} of them; start that many "
+            "processes on it"
+        )
+    device = torch.device(kind, number)
     torch.accelerator.set_device_index(device)
     return device
 
@@ -123,7 +129,9 @@ def set_threads(threads: int, world: World) -> int:
     Sums split over another number of threads round differently, so a run keeps its number to stay bitwise the same.
     """
     if threads == 0:
-        threads = max(1, len(os.sched_getaffinity(0)) // world.local_size)
+        # macOS does not say which of the cores a process may use.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, cores // world.local_size)
     torch.set_num_threads(threads)
     return threads
 

@@ -75,7 +75,10 @@ def test_ascend_asks_for_its_own_package_and_hccl(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: types.SimpleNamespace(type="npu"))
     monkeypatch.setattr(torch.accelerator, "set_device_index", lambda device: calls.append(("index", device)))
     monkeypatch.setattr(torch, "device", lambda *words: types.SimpleNamespace(type=words[0], index=words[-1]))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
     device = devices.choose_device("npu", local_rank=3)
+    with pytest.raises(ValueError, match=r"npu:8 was asked for, but this machine has 8 of them"):
+        devices.choose_device("npu", local_rank=8)
     monkeypatch.setattr(torch, "device", real_device)
     monkeypatch.setattr(devices.dist, "is_initialized", lambda: False)
     monkeypatch.setattr(devices.dist, "init_process_group", lambda name, **_: calls.append(("group", name)))
@@ -92,6 +95,9 @@ def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest
         assert devices.set_threads(0, devices.World(size=4, local_size=4)) == 2
         assert torch.get_num_threads() == 2
         assert devices.set_threads(3, devices.World()) == 3
+        monkeypatch.delattr(devices.os, "sched_getaffinity")
+        monkeypatch.setattr(devices.os, "cpu_count", lambda: 6)
+        assert devices.set_threads(0, devices.World(size=2, local_size=2)) == 3, "macOS has no such call"
     finally:
         torch.set_num_threads(before)
 
