@@ -86,7 +86,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2", "muon_momentum"):
             _require(0 <= getattr(self, name) < 1, f"{name}: expected at least 0 and less than 1")
-        _require(self.gradient_clip >= 0, "gradient_clip: expected 0 or more")
+        for name in ("weight_decay", "gradient_clip", "adamw_learning_rate_factor"):
+            _require(getattr(self, name) >= 0, f"{name}: expected 0 or more")
+        for name in ("epsilon", "muon_update_rms"):
+            _require(getattr(self, name) > 0, f"{name}: expected more than 0")
         _require(self.muon_newton_schulz_steps > 0, "muon_newton_schulz_steps: expected 1 or more")
 
 
@@ -265,6 +268,8 @@ class StabilityConfig:
         _require(2 <= self.minimum_steps <= self.window, "minimum_steps: expected between 2 and window")
         _require(self.deviations > 0, "deviations: expected more than 0")
         _require(self.patience > 0, "patience: expected 1 or more")
+        for name in ("most_rollbacks", "skip_rows"):
+            _require(getattr(self, name) >= 0, f"{name}: expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What a stage of a run reads: the window, the blend of the sources, how the blend changes."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -36,8 +37,12 @@ class DataConfig:
         if self.window < 16:
             raise ValueError(f"data.window: {self.window} positions are too few; give 16 or more")
         for name, weights in (("weights", self.weights), ("initial_weights", self.initial_weights)):
-            if weights is not None and (not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0):
-                raise ValueError(f"data.{name}: {weights} must not be empty, negative or all zero")
+            if weights is None:
+                continue
+            if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(
+                weights.values()
+            ):
+                raise ValueError(f"data.{name}: {weights} must be finite numbers, not negative, empty or all zero")
         if self.ramp_samples < 0 or (self.ramp_samples == 0) != (self.initial_weights is None):
             raise ValueError("data.ramp_samples: give it, above 0, together with data.initial_weights")
         if not 0.0 < self.mip_share < 1.0:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,34 @@ def test_another_configuration_names_the_key(workspace: Path, run: Path, capsys:
     assert message.endswith(
         "stages: the run has 2 of them, this command asks for 1; use the run's value or another --run folder"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stages[0].optimizer.weight_decay", -0.1),
+        ("stages[0].optimizer.epsilon", 0.0),
+        ("stages[0].optimizer.muon_update_rms", -0.2),
+        ("stages[0].data.weights", {"zh-prose": float("nan")}),
+        ("stages[0].data.weights", {"zh-prose": float("inf")}),
+        ("stability.skip_rows", -4),
+        ("stability.most_rollbacks", -1),
+    ],
+)
+def test_numbers_that_mean_nothing(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: object
+) -> None:
+    config = run_config()
+    path = key.replace("[0]", ".0").split(".")
+    node: Any = config
+    for name in path[:-1]:
+        node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+    node[path[-1]] = value
+    with pytest.raises(SystemExit):
+        pretrain_command(arguments(workspace, tmp_path / "run", config))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert path[-1] in said
 
 
 def test_positions_that_the_model_does_not_take(
