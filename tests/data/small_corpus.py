@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import CorpusConfig
+from data.decontaminate import DecontaminateConfig
 from data.engine import RunOptions, run_stages
 from data.ingest import IngestConfig
 from data.inspect import stage_digests
@@ -55,6 +56,14 @@ def write_inputs(folder: Path, documents: int = 40) -> Path:
             )
             file.write(gzip.compress(head.encode() + http + b"\r\n\r\n", mtime=0))
     return folder
+
+
+def examination(folder: Path) -> DecontaminateConfig:
+    """Decontamination against a set of two items, written below `folder`, that documents of the inputs hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    exam = folder / "exam.jsonl"
+    exam.write_text("".join(json.dumps({"q": articles()[number][40:140]}) + "\n" for number in (3, 9)))
+    return DecontaminateConfig(against=(str(exam),), shortest_rest=1)
 
 
 def configuration(inputs: Path, **changes: Any) -> CorpusConfig:

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from data.config import CorpusConfig
 from data.engine import RunOptions, run_stage, workspace_lock
 from data.filter import Bound, Thresholds
 from data.mix import MixConfig
@@ -22,7 +23,7 @@ from data.shards import write_json
 from data.sources import SourceConfig
 from data.stage import Context, Done, Phase, Stage, one_task
 from data.stages import declared, in_order, order, stage_named
-from tests.data.small_corpus import STAGES, configuration, digests, record, run, write_inputs
+from tests.data.small_corpus import STAGES, configuration, digests, examination, record, run, write_inputs
 from tokenizer.config import SampleConfig, TokenizerConfig
 from tokenizer.train import train as train_tokenizer
 
@@ -217,23 +218,37 @@ def test_limit_is_spread_over_files_and_shards(workspace: Path, inputs: Path, tm
     assert record(workspace, "annotate")["counts"]["read"]["documents"] == 7
 
 
-def test_two_workers_give_the_same_corpus(finished: Path, inputs: Path, tmp_path: Path) -> None:
-    run(configuration(inputs), tmp_path, "ingest", "annotate", workers=2)
-    ours = digests(tmp_path)
-    assert {name: digests(finished)[name] for name in ours} == ours
+@pytest.fixture(scope="module")
+def examined(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[CorpusConfig, dict[str, Any]]:
+    """A configuration in which every stage changes something, and the digests of all stages by one worker."""
+    folder = tmp_path_factory.mktemp("examined")
+    config = configuration(inputs, decontaminate=examination(folder))
+    run(config, folder / "w")
+    assert record(folder / "w", "deduplicate")["counts"]["rejected"]["documents"] > 0
+    assert record(folder / "w", "decontaminate")["counts"]["documents_cut"] > 0
+    return config, digests(folder / "w")
+
+
+def test_two_workers_give_the_same_corpus(examined: tuple[CorpusConfig, dict[str, Any]], tmp_path: Path) -> None:
+    config, expected = examined
+    run(config, tmp_path, workers=2)
+    assert set(expected) == set(STAGES)
+    assert digests(tmp_path) == expected
+    assert all(record(tmp_path, name)["run"]["workers"] == 2 for name in STAGES)
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_corpus(finished: Path, inputs: Path, tmp_path: Path) -> None:
+def test_ray_gives_the_same_corpus(examined: tuple[CorpusConfig, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     import ray
 
+    config, expected = examined
     try:
-        run(configuration(inputs), tmp_path, "ingest", "annotate", "filter", workers=2, executor="ray")
+        run(config, tmp_path, workers=2, executor="ray")
     finally:
         ray.shutdown()
-    ours = digests(tmp_path)
-    assert {name: digests(finished)[name] for name in ours} == ours
+    assert digests(tmp_path) == expected
+    assert all(record(tmp_path, name)["run"]["executor"] == "ray" for name in STAGES)
 
 
 SBATCH = """#!{python}

@@ -16,7 +16,7 @@ import pytest
 from data import shards
 from data.deduplicate import DeduplicateConfig
 from data.redact import RedactConfig
-from tests.data.small_corpus import STAGES, configuration, digests, run, write_inputs
+from tests.data.small_corpus import STAGES, configuration, digests, examination, record, run, write_inputs
 
 
 class Killed(BaseException):
@@ -35,10 +35,14 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return digests(workspace)
 
 
-def test_cut_short_at_any_write_it_ends_the_same(
-    inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run is stopped again and again, each time a few writes further on, before or after a file appears."""
+def test_cut_short_at_any_write_it_ends_the_same(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is stopped again and again, each time a few writes further on, before or after a file appears.
+
+    There is an evaluation set, so that decontamination is cut short with its n-grams counted in a part of the shards.
+    """
+    config, workspace = configuration(inputs, decontaminate=examination(tmp_path)), tmp_path / "cut"
+    run(config, tmp_path / "undisturbed")
+    assert record(tmp_path / "undisturbed", "decontaminate")["counts"]["documents_cut"] > 0
     replace, draw = os.replace, random.Random(7)
     left = 0
 
@@ -51,17 +55,19 @@ def test_cut_short_at_any_write_it_ends_the_same(
         if left == 0:
             raise Killed
 
-    stops = 0
+    stops: dict[str, int] = {}
     monkeypatch.setattr(shards.os, "replace", stop)
     while True:
         left = draw.randrange(3, 25)
         try:
-            run(configuration(inputs), tmp_path)
+            run(config, workspace)
             break
         except Killed:
-            stops += 1
-    assert stops >= 8
-    assert digests(tmp_path) == undisturbed
+            begun = next((name for name in STAGES if not (workspace / name / "stage.json").exists()), "mix")
+            stops[begun] = stops.get(begun, 0) + 1
+    assert sum(stops.values()) >= 8
+    assert stops.get("decontaminate", 0) > 0
+    assert digests(workspace) == digests(tmp_path / "undisturbed")
 
 
 def test_cut_short_before_the_first_key_is_written(
