@@ -98,6 +98,13 @@ def test_learned_positions_are_embeddings_and_no_blocks(vocabulary: int) -> None
     assert ours == dataclasses.replace(theirs, embeddings=theirs.embeddings + tables)
 
 
+def test_a_depth_of_mtp_visits_one_layer_shared_or_not() -> None:
+    config = configuration("glm5-tiny", 256)
+    one, two = (count_parameters(dataclasses.replace(config, mtp=MtpConfig(depth=2, shared=s))) for s in (True, False))
+    assert two.mtp == 2 * one.mtp
+    assert two.mtp_active == one.mtp_active < one.mtp
+
+
 def test_the_plan_says_ours_and_theirs() -> None:
     figures = plan(configuration("glm-5"))
     lines = "\n".join(plan_lines(figures))
@@ -141,6 +148,14 @@ def test_operations_of_sparse_attention_are_those_that_torch_counts(mode: Sparse
         model(tokens, targets=tokens)
     ours = 64 * flops_per_token(config, visible_keys=64, sparse_mode=mode, kept_keys=24).forward
     assert counter.get_total_flops() == pytest.approx(ours, rel=1e-6)
+    if mode == "warmup":
+        with FlopCounterMode(display=False) as counter:
+            output = model(tokens, targets=tokens)
+            (output.losses.sum() + sum(losses.sum() for losses, _ in output.mtp_losses)).backward()
+        # Head weights times the scores' gradient is a product of a column and a row, which torch does without counting.
+        uncounted = 2 * 64 * indexer.num_heads * (config.num_layers + config.mtp.depth)
+        training = flops_per_token(config, visible_keys=64, sparse_mode=mode).training - uncounted
+        assert counter.get_total_flops() == pytest.approx(64 * training, rel=1e-6)
 
 
 def test_operations_of_sparse_attention_grow_only_by_the_indexers() -> None:
@@ -168,6 +183,8 @@ def test_operations_follow_the_mask_and_the_experts() -> None:
     assert whole.training == 3 * whole.forward
     assert whole.training_with_recompute - whole.training == whole.recomputed
     more = dataclasses.replace(config, experts=dataclasses.replace(config.experts, num_experts=16))
+    # Recomputed is all but the output's products, MTP's among them.
+    assert half.recomputed == flops_per_token(config, 64, scored_share=0.0).forward
     router_only = 2 * config.hidden_size * 8 * (config.num_layers - 1 + config.mtp.depth)
     assert flops_per_token(more, 64).forward - half.forward == router_only
 

@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from model.attention_mask import build
 from model.autograd import attach_loss, scale_gradient
+from model.block_inputs import BlockInputs
 from model.build import build_model
-from model.config import ModelConfig
+from model.config import ExpertsConfig, ModelConfig
 from model.transformer import Transformer
 
 CONFIG = ModelConfig(vocab_size=32, hidden_size=16, num_layers=2, tie_embeddings=True)
@@ -76,6 +78,56 @@ def test_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(model(tokens).logits, model(tokens).logits)
     model.eval()
     assert torch.equal(model(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("sublayer", ["self_attn", "mlp"])
+def test_dropout_acts_on_each_sublayer(sublayer: str) -> None:
+    """The other sublayer gives nothing, so that what comes beside the residual is this one's output, dropped or
+    scaled."""
+    model = build_model(dataclasses.replace(CONFIG, dropout=0.5), seed=1)
+    block = model.layers[0]
+    other = {"self_attn": block.mlp.down_proj, "mlp": block.self_attn.o_proj}[sublayer]
+    torch.nn.init.zeros_(other.weight)
+    outputs = []
+    getattr(block, sublayer).register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    hidden = torch.randn(1, 9, CONFIG.hidden_size, generator=torch.Generator().manual_seed(0))
+    inputs = BlockInputs(None, build(None, None, "sdpa"), torch.tensor(1.0))
+    added = block(hidden, inputs) - hidden
+    kept = added.abs() > 1e-9
+    assert 0.3 < kept.float().mean() < 0.7
+    assert torch.allclose(added[kept], 2 * outputs[0][kept], atol=1e-6)
+    assert torch.allclose(block.eval()(hidden, inputs) - hidden, outputs[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["multi_head", "latent"])
+def test_dropout_acts_on_attentions_weights(kind: str) -> None:
+    """A first token sees itself alone: its value is dropped with its whole weight, or doubled."""
+    attention = dataclasses.replace(CONFIG.attention, kind=kind, num_heads=64, dropout=0.5)  # type: ignore[arg-type]
+    model = build_model(dataclasses.replace(CONFIG, attention=attention), seed=1)
+    module, seen = model.layers[0].self_attn, []
+    module.o_proj.register_forward_pre_hook(
+        lambda _module, inputs: seen.append(inputs[0].unflatten(-1, (64, -1))[0, 0])
+    )
+    hidden = torch.randn(1, 3, CONFIG.hidden_size, generator=torch.Generator().manual_seed(0))
+    inputs = BlockInputs(None, build(None, None, "sdpa"), torch.tensor(1.0))
+    module(hidden, inputs)
+    module.eval()(hidden, inputs)
+    dropped, whole = seen
+    kept = dropped.abs().amax(dim=-1) > 0
+    assert 0.3 < kept.float().mean() < 0.7
+    assert torch.allclose(dropped[kept], 2 * whole[kept], atol=1e-6)
+
+
+def test_auxiliary_losses_are_means_over_the_tokens_where_no_scale_is_given() -> None:
+    experts = ExpertsConfig(num_experts=4, top_k=2, inner_size=8, balance_loss_weight=0.5)
+    tokens = torch.randint(0, 32, (2, 9), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for scale in (None, torch.tensor(1 / 18)):
+        model = build_model(dataclasses.replace(CONFIG, experts=experts), seed=1)
+        model(tokens, targets=tokens, auxiliary_scale=scale).losses.mean().backward()
+        gradients.append(model.layers[1].mlp.gate.weight.grad)
+    assert gradients[0].abs().max() > 0
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -127,6 +127,11 @@ def test_of_equal_scores_the_latest_wins() -> None:
     assert selected[0, 20].tolist() == [20, 19, 18, 17, 16, 15]
 
 
+def test_a_negative_zero_is_equal_to_zero() -> None:
+    ranked = sparse._ranked(torch.tensor([[0.0, -0.0, 0.0, -0.0, -1.0]]), 4)
+    assert (ranked & 0xFFFFFFFF).tolist() == [[3, 2, 1, 0]]
+
+
 def test_candidates_by_groups_are_the_plain_choice() -> None:
     """Rows long enough for the two-step search, many equal scores among them."""
     generator = torch.Generator().manual_seed(2)
@@ -323,6 +328,15 @@ def test_going_back_to_dense_attention_is_dense_attention() -> None:
     assert not torch.equal(model(tokens_of(12)).logits, before)
     model.set_sparse_attention("off")
     assert torch.equal(model(tokens_of(12)).logits, before)
+
+
+def test_in_the_warm_up_inference_is_dense_attention_with_its_own_mask() -> None:
+    model = randomised(CONFIG, seed=15).eval()
+    with torch.no_grad():
+        dense, backend = model(tokens_of(15)).logits, model.mask_backend(torch.device("cpu"))
+        model.set_sparse_attention("warmup")
+        assert model.mask_backend(torch.device("cpu")) == backend
+        assert torch.equal(model(tokens_of(15)).logits, dense)
 
 
 @pytest.mark.parametrize("mode", ["warmup", "sparse"])

@@ -74,6 +74,7 @@ CONFIGURATIONS = {
     "glm45-groups": dataclasses.replace(
         GLM_45, experts=dataclasses.replace(EXPERTS, num_groups=4, top_k_groups=2, normalize_weights=False)
     ),
+    "glm5-two-shared": dataclasses.replace(GLM_5, experts=dataclasses.replace(EXPERTS, num_shared=2)),
     "glm45-dense": dataclasses.replace(GLM_45, experts=ExpertsConfig()),
 }
 
@@ -241,6 +242,18 @@ def test_mtp_behind_layers_without_experts_has_none_either(tmp_path: Path) -> No
     again = import_hugging_face(tmp_path)
     for key, tensor in ours.state_dict().items():
         assert torch.equal(again.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("name", ["glm5", "glm45"])
+def test_the_base_that_rope_has_come_to_is_exported(name: str, tmp_path: Path) -> None:
+    ours = randomised(CONFIGURATIONS[name], seed=10)
+    tokens = tokens_of(10)
+    before = ours(tokens).logits
+    ours.set_rope_base(50.0)
+    export_hugging_face(ours, tmp_path)
+    assert (ours(tokens).logits - before).abs().max() > 1e-2
+    assert (ours(tokens).logits - their_model(tmp_path)(tokens).logits).abs().max() < 1e-4
+    assert import_hugging_face(tmp_path).rope_base == 50.0
 
 
 def test_transformers_passes_over_mtp(tmp_path: Path) -> None:
