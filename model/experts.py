@@ -19,8 +19,8 @@ class Router(nn.Module):
     """Sigmoid router: selects on score + bias, weighs by the score alone.
 
     `e_score_correction_bias` is no parameter: `update_expert_bias` moves it against the load. `expert_counts` adds up
-    the tokens that each expert was chosen for in training until `reset_expert_counts`. Under activation recomputation
-    a forward pass counts twice, for every expert of the layer alike, which the sign rule and load shares do not see.
+    the tokens that each expert was chosen for in training until `reset_expert_counts`. Whoever recomputes activations
+    takes back what the second forward pass adds, or all counts of the layer are double.
     """
 
     e_score_correction_bias: Tensor

@@ -33,8 +33,8 @@ class IndexStates:
 class Indexer(nn.Module):
     """Queries from MLA's query latent, one key a token through a LayerNorm, and a weight for each indexer head.
 
-    `divergences` adds up the KL over queries and their number until `reset_indexer_losses`. Under activation
-    recomputation a forward pass is counted twice, which the mean does not see.
+    `divergences` adds up the KL over queries and their number until `reset_indexer_losses`. Whoever recomputes
+    activations takes back what the second forward pass adds, or both are double.
     """
 
     divergences: Tensor
