@@ -117,7 +117,7 @@ def _span(first: Tensor, stop: Tensor, total: int) -> tuple[int, int]:
 def _hide(scores: Tensor, first: Tensor, stop: Tensor) -> None:
     """-inf, in place, where a query (of the last dimension but one) does not see a key (of the last)."""
     total = scores.shape[-1]
-    seen_by_all = (int(first.max()), int(stop.min())) if first.device.type == "cpu" else (total, 0)
+    seen_by_all = (int(first.max()), int(stop.min())) if first.device.type == "cpu" else (total, total)
     for low, high in ((0, min(seen_by_all[0], total)), (max(seen_by_all[1], 0), total)):
         if low < high:
             scores[..., low:high].masked_fill_(_hidden(first, stop, low, high), float("-inf"))
