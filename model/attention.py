@@ -69,6 +69,8 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale:
 def _flex(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, scale: float, dropout: float) -> Tensor:
     if dropout > 0:
         raise ValueError("FlexAttention has no dropout: set attention.backend to sdpa or attention.dropout to 0")
+    if query.device.type != "cuda" and torch.is_grad_enabled() and query.requires_grad:
+        raise ValueError("FlexAttention has a backward pass on CUDA alone: leave attention.backend at auto")
     grouped = key.shape[1] != query.shape[1]
     kernel = _compiled_flex() if query.device.type == "cuda" else _uncompiled_flex
     return kernel(query, key, value, block_mask=mask.blocks, scale=scale, enable_gqa=grouped)

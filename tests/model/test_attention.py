@@ -121,6 +121,8 @@ def test_the_back_end_follows_the_device_and_dropout() -> None:
     document, context_end = batch_of("causal")
     with pytest.raises(ValueError, match=r"attention\.backend to sdpa"):
         attend(*states(WIDTH, HEADS), build(document, context_end, "flex"), 0.25, dropout=0.1)
+    with pytest.raises(ValueError, match=r"attention\.backend at auto"):
+        attend(*(part.requires_grad_() for part in states(WIDTH, HEADS)), build(document, context_end, "flex"), 0.25)
 
 
 @pytest.mark.parametrize("name", ["causal", "packed-blank-infilling"])
