@@ -53,7 +53,8 @@ class MixConfig:
     max_epochs: float = 4.0
     """The most copies of one document."""
     buckets: list[QualityBucket] = field(default_factory=list)
-    """Quality buckets with their epochs; needs a quality model in `annotate`. Documents below all buckets are left."""
+    """Quality buckets with their epochs; needs a quality model in `annotate`. Documents below all buckets are left;
+    those of a language without a model have one epoch."""
     cluster_power: float = 0.0
     """Copies grow with (documents in the cluster) to this power: 0 is not at all."""
     validation_share: float = 0.02
@@ -122,10 +123,10 @@ def base_weight(table: pl.DataFrame, config: CorpusConfig) -> np.ndarray:
     mix = config.mix
     weight = np.ones(table.height)
     if mix.buckets:
-        score = table["quality_score"].fill_null(1.0).to_numpy()
-        weight = np.zeros(table.height)
+        score = table["quality_score"]
+        weight[score.is_not_null().to_numpy()] = 0.0  # what no model has judged is neither the best nor to be left
         for bucket in sorted(mix.buckets, key=lambda one: one.min):
-            weight[score >= bucket.min] = bucket.epochs
+            weight[(score >= bucket.min).fill_null(False).to_numpy()] = bucket.epochs
     sources = {source.name: source.weight for source in config.sources if source.name}
     collections = table["collection"].to_list()
     weight = weight * np.array([sources.get(name, 1.0) for name in collections], dtype=np.float64)

@@ -208,7 +208,7 @@ REDACT = Stage(
 )
 MIX = Stage(
     name="mix",
-    version=3,
+    version=4,
     reads=(f"decontaminate/{KEPT}",),
     writes=(TRAIN, VALIDATION),
     settings=mix.settings,

@@ -118,7 +118,11 @@ def test_each_language_with_two_clusters_is_held_out() -> None:
 
 def test_weights_multiply() -> None:
     table = pl.DataFrame(
-        {"collection": ["a", "b", "b"], "cluster_size": [1, 4, 1], "quality_score": [0.9, 0.5, 0.1]},
+        {
+            "collection": ["a", "b", "b", "a"],
+            "cluster_size": [1, 4, 1, 1],
+            "quality_score": [0.9, 0.5, 0.1, None],  # no model knows the last one's language
+        },
         schema_overrides={"cluster_size": pl.Int32},
     )
     config = CorpusConfig(
@@ -128,11 +132,11 @@ def test_weights_multiply() -> None:
             cluster_power=0.5, buckets=[QualityBucket(min=0.3, epochs=1.0), QualityBucket(min=0.8, epochs=3.2)]
         ),
     )
-    assert base_weight(table, config) == pytest.approx([3.2, 1.0 * 0.5 * 2.0, 0.0])
+    assert base_weight(table, config) == pytest.approx([3.2, 1.0 * 0.5 * 2.0, 0.0, 1.0])
 
 
 def test_buckets_without_a_model_are_refused() -> None:
-    """Every shard has the column `quality_score`; without a model it is null, and all would be in the best bucket."""
+    """Every shard has the column `quality_score`; without a model it is null, and no bucket would take any."""
     with pytest.raises(ValueError, match="quality_models"):
         CorpusConfig(mix=MixConfig(buckets=[QualityBucket(min=0.5, epochs=2.0)]))
 
