@@ -265,14 +265,25 @@ def _say_done(stage: Stage, record: dict[str, object]) -> None:
     if isinstance(tokens, dict):
         parts += [f"{part['tokens']:,} tokens to {name}" for name, part in sorted(tokens.get("all", {}).items())]
     say(f"{stage.name}: {', '.join(parts) or 'done'} ({run['seconds']:.1f} s)")
-    facts = record["facts"]
+    facts, settings = record["facts"], record["config"]
     assert isinstance(facts, dict)
+    if "s_curve" in facts and isinstance(settings, dict) and settings["near"]:
+        say(f"  {curve_line(settings['minhash']['bands'], settings['minhash']['rows'])}")
     for line in facts.get("alarms", []):
         say(f"  alarm: {line}")
     for problem in problems[:10]:
         say(f"  {problem['file']}: {problem['reason']}: {problem['detail']}")
     if len(problems) > 10:
         say(f"  ... and {len(problems) - 10} more in the record")
+
+
+def curve_line(bands: int, rows: int) -> str:
+    """What an S-curve comes to: the Jaccard at which half of the pairs are caught, and the shares caught at three."""
+    from data.minhash import catch_probability
+
+    half = (1 - 0.5 ** (1 / bands)) ** (1 / rows)
+    shares = ", ".join(f"{catch_probability(jaccard, bands, rows):.0%} at {jaccard}" for jaccard in (0.4, 0.6, 0.8))
+    return f"S-curve: half of the pairs become candidates at J {half:.2f}; {shares}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import polars as pl
 import pytest
 
 from data.config import CorpusConfig
-from data.engine import RunOptions, run_stage, workspace_lock
+from data.engine import RunOptions, curve_line, run_stage, workspace_lock
 from data.filter import Bound, Thresholds
+from data.minhash import catch_probability, describe
 from data.mix import MixConfig
 from data.pipeline import EngineConfig, SlurmConfig, do_task
 from data.records import read_record
@@ -413,6 +415,29 @@ if __name__ == "__main__":
     assert "was killed" in done.stderr
     run(configuration(inputs), tmp_path, "ingest")
     assert read_record(tmp_path, "ingest") is not None
+
+
+@pytest.mark.parametrize(("bands", "rows"), [(32, 4), (14, 8), (20, 5), (1, 1), (256, 1)])
+def test_line_of_the_s_curve_is_what_the_curve_says(bands: int, rows: int) -> None:
+    pattern = r"S-curve: .* at J ([\d.]+); (\d+)% at 0.4, (\d+)% at 0.6, (\d+)% at 0.8"
+    said = re.fullmatch(pattern, curve_line(bands, rows))
+    assert said
+    half = float(said[1])
+    assert catch_probability(half - 0.005, bands, rows) <= 0.5 <= catch_probability(half + 0.005, bands, rows)
+    caught = {round(jaccard, 2): probability for jaccard, probability in describe(bands, rows)}
+    assert [int(share) for share in said.groups()[1:]] == [round(100 * caught[jaccard]) for jaccard in (0.4, 0.6, 0.8)]
+
+
+def test_s_curve_is_said_when_near_copies_were_sought(
+    inputs: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration(inputs)
+    line = "S-curve: half of the pairs become candidates at J 0.38; 56% at 0.4, 99% at 0.6, 100% at 0.8"
+    shutil.rmtree(workspace / "deduplicate")
+    run(config, workspace, "deduplicate")
+    assert line in capsys.readouterr().err
+    run(replace(config, deduplicate=replace(config.deduplicate, near=False)), workspace, "deduplicate")
+    assert "S-curve" not in capsys.readouterr().err
 
 
 def test_rule_that_takes_too_much_raises_an_alarm(
