@@ -114,8 +114,7 @@ def decontaminate(
     documents, places, grams = scan(units, offsets, index)
     texts: dict[int, str] = {}
     cuts = np.zeros(table.height, np.int32)
-    shares = np.zeros(table.height)
-    dropped = np.zeros(table.height, bool)
+    reasons: dict[int, str] = {}
     hits: list[dict[str, object]] = []
     buffer, text_offsets = text_buffers(table["text"])
     for document in np.unique(documents).tolist():
@@ -129,9 +128,11 @@ def decontaminate(
         spans = [_characters(data, leak, starts, stops, unit, base) for leak in leaks]
         merged = merge([widen(text, start, stop, config.margin) for start, stop in spans])
         lost = sum(stop - start for start, stop in merged)
-        shares[document] = lost / len(text)
         rest = cut(text, merged)
-        dropped[document] = shares[document] > config.drop_share or len(rest) < config.shortest_rest
+        if lost / len(text) > config.drop_share:
+            reasons[document] = f"{lost / len(text):.3f} of the text > {config.drop_share:g}"
+        elif len(rest) < config.shortest_rest:
+            reasons[document] = f"{len(rest)} characters left < {config.shortest_rest}"
         cuts[document] = len(merged)
         texts[document] = rest
         for leak, (start, stop) in zip(leaks, spans, strict=True):
@@ -144,22 +145,23 @@ def decontaminate(
                     "share": leak.covered / int(index.unit_offsets[leak.item + 1] - index.unit_offsets[leak.item]),
                     "start": start,
                     "stop": stop,
-                    "action": "dropped" if dropped[document] else "cut",
+                    "action": "dropped" if document in reasons else "cut",
                     "excerpt": text[start:stop][:EXCERPT],
                 }
             )
-    return *_apply(table, texts, cuts, shares, dropped), pl.DataFrame(hits, schema=HIT_SCHEMA)
+    return *_apply(table, texts, cuts, reasons), pl.DataFrame(hits, schema=HIT_SCHEMA)
 
 
 def _apply(
-    table: pl.DataFrame, texts: dict[int, str], cuts: Array, shares: Array, dropped: Array
+    table: pl.DataFrame, texts: dict[int, str], cuts: Array, reasons: dict[int, str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Kept documents with the leaks cut, rejected ones as they were."""
-    gone = pl.Series("dropped", dropped)
+    """Kept documents with the leaks cut; as they were, those that are rejected for one of `reasons`, by their rows."""
+    why = pl.Series("why", [reasons.get(document) for document in range(table.height)], dtype=pl.String)
+    gone = why.is_not_null()
     rejected = table.filter(gone).with_columns(
         pl.lit(0, pl.Int32).alias("spans_cut"),
         pl.lit("decontaminate.leak").alias("rejected_by"),
-        pl.Series("rejected_value", [f"{share:.3f}" for share in shares[dropped]], dtype=pl.String),
+        why.filter(gone).alias("rejected_value"),
     )
     if texts:
         whole = table["text"].to_list()

@@ -94,7 +94,7 @@ def _fingerprint(config: CorpusConfig, tokenizer: Path | None) -> dict[str, str]
 
 DECONTAMINATE = Stage(
     name="decontaminate",
-    version=2,
+    version=3,
     reads=("redact/kept",),
     writes=(KEPT, REJECTED, HITS),
     settings=lambda config: config.decontaminate,

@@ -71,8 +71,18 @@ def test_a_document_that_is_a_leak_is_dropped(config: DecontaminateConfig) -> No
     assert kept["id"].to_list() == ["d1"]
     assert rejected["rejected_by"].to_list() == ["decontaminate.leak"]
     assert rejected["text"].to_list() == [QUESTION_ZH]
-    assert float(rejected["rejected_value"][0]) > 0.9
+    share, _, bound = rejected["rejected_value"][0].partition(" of the text > ")
+    assert 0.9 < float(share) <= 1
+    assert float(bound) == config.drop_share
     assert hits["action"].to_list() == ["dropped"]
+
+
+def test_a_document_of_which_too_little_is_left_says_so(config: DecontaminateConfig) -> None:
+    """The leak is less than half of it, so that its share was not the reason."""
+    text = f"{FILLER_ZH[:60]}\n{QUESTION_ZH}"
+    _, rejected, _ = decontaminate(table_of(text), build_index(config), config)
+    rest = int(rejected["rejected_value"][0].removesuffix(" characters left < 100"))
+    assert len(text) / 2 < rest < 100
 
 
 def test_short_strings_and_passing_likeness_are_no_leak(config: DecontaminateConfig) -> None:
