@@ -108,6 +108,14 @@ def _join_pairs(context: Context, task: str) -> Done:  # noqa: ARG001
     return Done(files=context.write(PAIRS, "pairs.parquet", pairs))
 
 
+def _line_tasks(context: Context) -> list[str]:
+    return shard_tasks(context) if context.config.deduplicate.lines.enabled else []
+
+
+def _repeated_tasks(context: Context) -> list[str]:
+    return one_task(context) if context.config.deduplicate.lines.enabled else []
+
+
 def _count_lines(context: Context, task: str) -> Done:
     shard, name = _shard(context, task)
     table = context.read(name, ["id", "host", "text"])
@@ -195,8 +203,8 @@ PHASES = (
     Phase(name="bands", tasks=one_task, run=_join_bands),
     Phase(name="verify", tasks=_candidate_parts, run=_verify),
     Phase(name="clusters", tasks=one_task, run=_join_pairs),
-    Phase(name="lines", tasks=shard_tasks, run=_count_lines, size=shard_size),
-    Phase(name="repeated", tasks=one_task, run=_join_lines),
+    Phase(name="lines", tasks=_line_tasks, run=_count_lines, size=shard_size),
+    Phase(name="repeated", tasks=_repeated_tasks, run=_join_lines),
     Phase(name="apply", tasks=shard_tasks, run=_apply, size=shard_size),
     Phase(name="write_index", tasks=_kept_index_tasks, run=_write_index),
     Phase(name="index_written", tasks=_kept_index, run=_describe_index),

@@ -41,9 +41,10 @@ def copies_section(stage: Stage, pairs_shown: int) -> Section:
             [name if name == "refused" else f"joined, {name}", number(n), percent(n, stage.count("candidates"))]
             for name, n in verified.items()
         ],
-        ["repeated lines found", number(stage.count("repeated_lines")), ""],
-        ["lines taken out of documents", number(stage.count("lines_removed")), ""],
     ]
+    if "repeated_lines" in stage.counts():  # not where they were not looked for
+        rows.append(["repeated lines found", number(stage.count("repeated_lines")), ""])
+        rows.append(["lines taken out of documents", number(stage.count("lines_removed")), ""])
     body = panel(table(["", "number", "share"], rows))
     body += Markup('<div class="two">{}{}</div>').format(_curve(stage), _sizes(copies))
     body += _examples(stage, pairs_shown)

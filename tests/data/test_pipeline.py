@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from data.config import CorpusConfig
+from data.deduplicate import DeduplicateConfig, RepeatedLinesConfig
 from data.engine import RunOptions, curve_line, run_stage, workspace_lock
 from data.filter import Bound, Thresholds
 from data.minhash import catch_probability, describe
@@ -438,6 +439,14 @@ def test_s_curve_is_said_when_near_copies_were_sought(
     assert line in capsys.readouterr().err
     run(replace(config, deduplicate=replace(config.deduplicate, near=False)), workspace, "deduplicate")
     assert "S-curve" not in capsys.readouterr().err
+
+
+def test_lines_that_are_not_to_be_removed_are_not_counted(workspace: Path, inputs: Path) -> None:
+    before = digests(workspace)["deduplicate"]  # no line of these inputs is repeated
+    config = configuration(inputs, deduplicate=DeduplicateConfig(lines=RepeatedLinesConfig(enabled=False)))
+    run(config, workspace, "deduplicate")
+    assert "repeated_lines" not in record(workspace, "deduplicate")["counts"]
+    assert digests(workspace)["deduplicate"] == before
 
 
 def test_rule_that_takes_too_much_raises_an_alarm(
