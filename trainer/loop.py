@@ -118,7 +118,9 @@ def train_stage(run: Run, state: TrainState, stage: StageConfig, stop: StopReque
             # Before saving, so that a checkpoint's optimiser is that of the stage that goes on from it.
             position.stage, position.stage_step, position.skipped_rows = position.stage + 1, 0, 0
             hand_over(run, state)
+        began = time.perf_counter()
         evaluate_and_save(run, state, stage, last_of_stage, stop)
+        interval.paused_seconds += time.perf_counter() - began
         if last_of_stage:
             return
 

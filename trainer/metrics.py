@@ -208,7 +208,10 @@ def format_seconds(seconds: float) -> str:
 
 
 class Interval:
-    """What has been seen since the last log step: row sums on the device, and where the time went."""
+    """What has been seen since the last log step: row sums on the device, and where the time went.
+
+    Rates are of training alone: `paused_seconds`, which evaluation and saving have taken, are not in them.
+    """
 
     def __init__(self, task_names: Sequence[str], source_names: Sequence[str]) -> None:
         self.task_names = task_names
@@ -220,7 +223,7 @@ class Interval:
         self.results: list[StepResult] = []
         self.tokens = 0
         self.loader_seconds = 0.0
-        self.other_seconds = 0.0
+        self.paused_seconds = 0.0
         self.began = time.perf_counter()
 
     def add(self, result: StepResult, tokens: int) -> None:
@@ -239,7 +242,7 @@ class Interval:
         )
         parts = zip(*gather_objects(own), strict=True)
         rows, task, source, unmasked, limited = (np.concatenate(arrays) for arrays in parts)
-        seconds = time.perf_counter() - self.began
+        seconds = time.perf_counter() - self.began - self.paused_seconds
         line: dict[str, Any] = {"bits_per_byte": _bits(rows)}
         line["loss_by_task"] = {
             self.task_names[index]: _ratio(rows[task == index, 0].sum(), rows[task == index, 1].sum())
@@ -255,6 +258,7 @@ class Interval:
         line["tokens_per_second"] = self.tokens / seconds
         line["seconds_per_step"] = seconds / len(self.results)
         line["loader_wait_share"] = self.loader_seconds / seconds
+        line["paused_seconds"] = self.paused_seconds
         return line
 
 

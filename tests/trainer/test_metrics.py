@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from objectives.example import TASKS
 from tests.tiny_run import arguments, run_config, stage
 from trainer.__main__ import plan_command, plot_command, pretrain_command
 from trainer.config import RunConfig
 from trainer.figures import WeightsBefore
-from trainer.metrics import keep_until, read_metrics
+from trainer.metrics import Interval, keep_until, read_metrics
 from trainer.plot import series
+from trainer.step import StepResult
 
 
 def test_a_line_has_what_was_promised(finished: Path) -> None:
@@ -29,6 +32,18 @@ def test_a_line_has_what_was_promised(finished: Path) -> None:
     assert all(line["unmasked_tokens"] >= 0 and 0 <= line["limited_rows_share"] <= 1 for line in lines)
     assert all(line["epochs"]["zh-prose"] > 0 for line in lines)
     assert all(line["memory"] > 1 << 20 and line["bits_per_byte"] > 0 for line in lines)
+
+
+def test_rates_leave_out_what_evaluation_and_saving_take() -> None:
+    interval = Interval(TASKS, ["zh-prose"])
+    row = np.zeros(1, dtype=np.int64)
+    rows = torch.ones(1, 4)
+    interval.add(StepResult(rows.sum(), None, rows, task=row, source=row, unmasked=row, limited=row > 0), 1000)
+    interval.began -= 10.0
+    interval.paused_seconds = 8.0
+    line = interval.summary()
+    assert 400 < line["tokens_per_second"] <= 500
+    assert line["paused_seconds"] == 8.0
 
 
 def test_held_out_blanks_are_measured(finished: Path, workspace: Path, tmp_path: Path) -> None:
