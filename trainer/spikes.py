@@ -66,8 +66,8 @@ def roll_back(run: Run, state: TrainState, spike: SpikeError) -> None:
     # Saved within the spikes, they are of a way that the run has left; one that was stopped would go on from them.
     on_first(run.world, lambda: checkpoints.remove_later(run.folder, found))
     boundaries = step_boundaries(stage.batch, stage.data.window, stage.steps)
-    # Rows are counted in their stage: of one that had ended, all that was read lies behind.
-    next_row = boundaries[-1] if crossed else spike.next_row
+    # Rows are counted in their stage: of one that had ended, all that was read lies behind, and what was left out too.
+    next_row = boundaries[-1] + state.position.skipped_rows if crossed else spike.next_row
     state.position.skipped_rows = next_row + stability.skip_rows - boundaries[state.position.stage_step]
     state.spikes.forget_row()
     run.say(f"step {before.step + 1}: {stability.patience} spikes in a row; back to {found.name}, past row {next_row}")
