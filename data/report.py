@@ -21,7 +21,7 @@ class ReportConfig:
     characters: int = 600
     """Characters of a document shown in an example."""
     sample: int = 20_000
-    """Documents read for the distributions of signals; 0 reads all."""
+    """Documents drawn for the distributions of signals; 0 draws all."""
     seed: int = 0
     """Seed of the examples drawn."""
 

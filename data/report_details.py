@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import polars as pl
 import yaml
 from markupsafe import Markup
@@ -11,20 +14,19 @@ from data.report_data import Stage
 from data.report_sections import LANGUAGE_NAMES, Section, megabytes, none, number, panel, percent, table
 from data.schema import KEPT, REJECTED, SCRIPTS
 
-TABLES = ("zh", "en", "mixed")
+TABLES = {name: LANGUAGE_NAMES[name] for name in ("zh", "en", "mixed")} | {"code": "code 代码"}
 _SHOWN_HOSTS = 25
 _SHOWN_LEAKS = 12
 
 
 def signals_section(stage: Stage, sample: int) -> Section:
-    """Distribution of every signal that has a threshold, a row a language."""
+    """Distribution of every signal that has a bound, for each language and for code, which has bounds of its own."""
     thresholds = stage.config.get("thresholds")
     body = Markup("")
-    scans = {part: stage.scan(part) for part in (KEPT, REJECTED)}
     if isinstance(thresholds, dict):
-        for language in TABLES:
-            bounds = thresholds.get(language) or {}
-            drawn = {part: _sample(scan, language, list(bounds), sample) for part, scan in scans.items()}
+        for judged, heading in TABLES.items():
+            bounds = thresholds.get(judged) or {}
+            drawn = {part: _draw(stage.shards(part), judged, list(bounds), sample) for part in (KEPT, REJECTED)}
             if sum(frame.height for frame in drawn.values()) == 0:
                 continue
             charts = []
@@ -38,9 +40,7 @@ def signals_section(stage: Stage, sample: int) -> Section:
                     histogram(name, kept, hit.drop_nulls().to_numpy().astype(float), bound["min"], bound["max"], name)
                 )
             cells = Markup("").join(Markup("<div>{}</div>").format(Markup(chart)) for chart in charts)
-            body += Markup("<h3>{}</h3>").format(LANGUAGE_NAMES[language]) + panel(
-                Markup('<div class="grid">{}</div>').format(cells)
-            )
+            body += Markup("<h3>{}</h3>").format(heading) + panel(Markup('<div class="grid">{}</div>').format(cells))
     legend = (
         f'<span class="swatch" style="background:{KEPT_COLOUR}"></span>kept &nbsp; '
         '<span class="swatch" style="background:#d9a441"></span>rejected by this signal &nbsp; '
@@ -55,15 +55,27 @@ def signals_section(stage: Stage, sample: int) -> Section:
     )
 
 
-def _sample(scan: pl.LazyFrame | None, language: str, names: list[str], sample: int) -> pl.DataFrame:
-    if scan is None:
-        return pl.DataFrame()
-    columns = scan.collect_schema().names()
-    wanted = [name for name in (*names, "rejected_by") if name in columns]
-    if "language" not in columns or not wanted:
-        return pl.DataFrame()
-    own = scan.filter(pl.col("language") == language).select(wanted).collect()
-    return own.sample(sample, seed=0) if 0 < sample < own.height else own
+def _draw(shards: list[Path], name: str, signals: list[str], sample: int) -> pl.DataFrame:
+    """Signals of at most `sample` documents that a table of bounds is for, each as likely as any other; 0 draws all.
+
+    One shard is held at a time: each of its documents draws a number, and those with the smallest stay.
+    """
+    generator = np.random.default_rng(0)
+    drawn = pl.DataFrame()
+    for path in shards:
+        scan = pl.scan_parquet(path, glob=False)
+        columns = scan.collect_schema().names()
+        wanted = [column for column in (*signals, "rejected_by") if column in columns]
+        if "language" not in columns or not wanted:
+            continue
+        code = (pl.col("kind") == "code").fill_null(False) if "kind" in columns else pl.lit(False)
+        ours = code if name == "code" else (pl.col("language") == name) & ~code
+        own = scan.filter(ours).select(wanted).collect()
+        own = own.with_columns(pl.Series("drawn", generator.random(own.height)))
+        drawn = pl.concat([drawn, own], how="diagonal_relaxed")
+        if sample:
+            drawn = drawn.bottom_k(sample, by="drawn")
+    return drawn
 
 
 def languages_section(stage: Stage) -> Section:

@@ -229,6 +229,7 @@ TOKENIZE = Stage(
 )
 REPORT = Stage(
     name="report",
+    version=2,
     reads=(
         *(f"{n}/{KEPT}" for n in ("ingest", "annotate", "filter", "deduplicate", "redact", "decontaminate")),
         f"mix/{TRAIN}",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from data.report import ReportConfig, write_report
 from data.report_data import Stage, timings
+from data.report_details import signals_section
 from data.report_pairs import marked
 from data.shards import read_json, write_json, write_shard
 
@@ -91,6 +94,54 @@ def test_numbers_are_those_of_the_records(workspace: Path) -> None:
     assert "filter.words" in page
     assert "3 &lt; 50" in page
     assert "deduplicate.near" in page
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[float], list[float], float | None]]:
+    """What the histograms are given, in the order of the page: kept values, rejected values, the least that is kept."""
+    given: list[tuple[list[float], list[float], float | None]] = []
+
+    def histogram(name: str, kept: np.ndarray, rejected: np.ndarray, low: float | None, *_: object) -> str:  # noqa: ARG001
+        given.append((sorted(kept.tolist()), sorted(rejected.tolist()), low))
+        return ""
+
+    monkeypatch.setattr("data.report_details.histogram", histogram)
+    return given
+
+
+def signals_stage(workspace: Path, kept: list[pl.DataFrame], rejected: pl.DataFrame) -> Stage:
+    """A filter of the signal `words`, whose kept documents lie in several shards."""
+    bound = {table: {"words": {"min": low, "max": None}} for table, low in (("zh", 50.0), ("en", 60.0), ("code", 3.0))}
+    save(workspace, "filter", kept[0], rejected, config={"thresholds": bound})
+    record = read_json(workspace / "filter" / "stage.json")
+    for number, table in enumerate(kept[1:], 1):
+        name = f"kept/{number:05d}.parquet"
+        record["files"][name] = write_shard(workspace / "filter" / name, table).to_dict()  # type: ignore[index]
+    return Stage(name="filter", record=record, folder=workspace / "filter")
+
+
+def test_code_is_drawn_apart_with_its_own_bounds(tmp_path: Path, drawn: list[Any]) -> None:
+    kept = [documents(30, "page", kind="prose", words=100.0), documents(30, "code", kind="code", words=7.0)]
+    rejected = documents(9, "code", kind="code", words=1.0, rejected_by="filter.words", rejected_value="1 < 3")
+    section = signals_section(signals_stage(tmp_path, kept, rejected), 0)
+    assert drawn == [([100.0] * 20, [], 50.0), ([100.0] * 10, [], 60.0), ([7.0] * 30, [1.0] * 9, 3.0)]
+    assert "code 代码" in section.body
+
+
+def test_signals_are_drawn_from_each_shard_in_turn(
+    tmp_path: Path, drawn: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many of each shard as it holds of all, without all being held at once."""
+    kept = [documents(number, "page", words=float(number)) for number in (300, 3000, 3, 900)]
+    stage = signals_stage(tmp_path, kept, documents(3, "page", words=1.0, rejected_by="x", rejected_value="x"))
+    monkeypatch.setattr(Stage, "scan", lambda *_: pytest.fail("reads all shards at once"))
+    signals_section(stage, 1000)
+    (chinese, _, _), *_ = drawn
+    assert len(chinese) == 1000
+    assert chinese.count(3000.0) == pytest.approx(1000 * 3000 / 4203, abs=60)
+    assert chinese.count(300.0) == pytest.approx(1000 * 300 / 4203, abs=30)
+    signals_section(stage, 1000)
+    assert drawn[len(drawn) // 2][0] == chinese
 
 
 def test_alarms_stand_at_the_head(workspace: Path) -> None:
