@@ -32,12 +32,10 @@ from data.records import (
     versions,
 )
 from data.shards import TEMPORARY, file_digest, read_json, remove_temporaries, value_digest, write_json
-from data.stage import MARKERS, RECORD, WORK, Context, Phase, Stage, load_marker
+from data.stage import KEY, MARKERS, RECORD, WORK, Context, Phase, Stage, load_marker
 
 if TYPE_CHECKING:
     from data.config import CorpusConfig
-
-KEY = "key.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Counts = dict[str, "int | Counts"]
 RECORD = "stage.json"
 MARKERS = "progress"
+KEY = "key.json"
+"""Beside the markers: whose they are."""
 WORK = "work"
 
 
@@ -235,6 +237,6 @@ class TakenOver(RuntimeError):  # noqa: N818 - what happened to the task, by no 
 
 def check_owner(context: Context) -> None:
     """TakenOver if the stage's folder now belongs to another run: a process left over must not write into it."""
-    keyfile = context.folder / MARKERS / "key.json"
+    keyfile = context.folder / MARKERS / KEY
     if not keyfile.exists() or read_json(keyfile).get("key") != context.key:
         raise TakenOver(f"{context.folder} was taken over by another run")
