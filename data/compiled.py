@@ -19,7 +19,7 @@ from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, Use
 
 PACKAGE = Path(__file__).parent
 F = TypeVar("F", bound=Callable[..., Any])
-_IMPORT = re.compile(rb"^(?:from|import) data\.(\w+)", re.MULTILINE)
+_IMPORTS = re.compile(rb"^(?:from|import) data(?:\.(\w+)| import ([\w, ]+))", re.MULTILINE)
 
 
 @functools.cache
@@ -34,7 +34,8 @@ def sources(module: str) -> list[str]:
     while left:
         name = left.pop()
         found.add(name)
-        left |= {imported.decode() for imported in _IMPORT.findall(_source(name))} - found
+        imported = (b"%b %b" % groups for groups in _IMPORTS.findall(_source(name)))
+        left |= {word for words in imported for word in re.findall(r"\w+", words.decode())} - found
     return sorted(found)
 
 

@@ -41,6 +41,7 @@ def test_sources_are_followed_from_file_to_file() -> None:
     found = compiled.sources("verify")
     assert {"verify", "differences", "shingles", "text_kernels", "character_classes"} <= set(found)
     assert "report" not in found
+    assert {"ingest", "mix"} <= set(compiled.sources("stages")), "stages.py says `from data import ingest, mix`"
 
 
 def test_other_packages_keep_their_own_stamps(tmp_path: Path) -> None:
