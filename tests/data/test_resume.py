@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,19 @@ from tests.data.small_corpus import STAGES, configuration, digests, examination,
 
 class Killed(BaseException):
     """Stands for a kill: nothing in the project may catch it."""
+
+
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, place: str) -> Iterator[None]:
+    """What runs within is killed where it first calls the function at `place`."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, kill)
+        with pytest.raises(Killed):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +88,8 @@ def test_cut_short_at_any_write_it_ends_the_same(inputs: Path, tmp_path: Path, m
 def test_cut_short_before_the_first_key_is_written(
     inputs: Path, undisturbed: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.os, "replace", lambda *given: (_ for _ in ()).throw(Killed))  # noqa: ARG005
-    with pytest.raises(Killed):
+    with killed_at(monkeypatch, "data.shards.os.replace"):
         run(configuration(inputs), tmp_path)
-    monkeypatch.undo()
     run(configuration(inputs), tmp_path)
     assert digests(tmp_path) == undisturbed
 
@@ -86,10 +99,8 @@ def test_cut_short_while_another_run_s_markers_go(
 ) -> None:
     """The folder of a killed run with other settings is emptied, and that is cut short too: it is still ours."""
     run(configuration(inputs), tmp_path, *STAGES[:4])
-    monkeypatch.setattr("data.engine.gather", lambda context: (_ for _ in ()).throw(Killed))  # noqa: ARG005
-    with pytest.raises(Killed):
+    with killed_at(monkeypatch, "data.engine.gather"):
         run(configuration(inputs, redact=RedactConfig(placeholder="X")), tmp_path, "redact")
-    monkeypatch.undo()
     progress, remove = tmp_path / "redact" / "progress", shutil.rmtree
 
     def stop(folder: Path, **given: bool) -> None:
@@ -111,10 +122,8 @@ def test_cut_short_behind_its_record_a_stage_leaves_nothing(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stage whose record is there is skipped, and what it needed on the way (the texts' size) goes all the same."""
-    monkeypatch.setattr("data.engine.shutil.rmtree", lambda *given, **more: (_ for _ in ()).throw(Killed))  # noqa: ARG005
-    with pytest.raises(Killed):
+    with killed_at(monkeypatch, "data.engine.shutil.rmtree"):
         run(configuration(inputs), tmp_path, "ingest")
-    monkeypatch.undo()
     assert (tmp_path / "ingest" / "work").exists()
     assert run(configuration(inputs), tmp_path, "ingest")["ingest"]["skipped"]
     assert {path.name for path in (tmp_path / "ingest").iterdir()} == {"kept", "rejected", "stage.json"}
@@ -148,10 +157,8 @@ def test_half_written_files_go(
 ) -> None:
     """What a kill leaves under temporary names is removed when the stage goes on."""
     run(configuration(inputs), tmp_path, "ingest")
-    monkeypatch.setattr("data.engine.gather", lambda context: (_ for _ in ()).throw(Killed))  # noqa: ARG005
-    with pytest.raises(Killed):
+    with killed_at(monkeypatch, "data.engine.gather"):
         run(configuration(inputs), tmp_path, "annotate")
-    monkeypatch.undo()
     half = tmp_path / "annotate" / "kept" / ".00000-0000.parquet.99.tmp"
     half.write_bytes(b"half")
     run(configuration(inputs), tmp_path)
