@@ -32,6 +32,8 @@ def test_a_line_has_what_was_promised(finished: Path) -> None:
     assert all(line["unmasked_tokens"] >= 0 and 0 <= line["limited_rows_share"] <= 1 for line in lines)
     assert all(line["epochs"]["zh-prose"] > 0 for line in lines)
     assert all(line["memory"] > 1 << 20 and line["bits_per_byte"] > 0 for line in lines)
+    # what a step's evaluation and saving take is in the next line; a stage begins without any
+    assert [line["step"] for line in lines if not line["paused_seconds"]] == [1, 6]
 
 
 def test_rates_leave_out_what_evaluation_and_saving_take() -> None:
