@@ -35,7 +35,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -113,9 +113,9 @@ def repetition(documents: int) -> Figures:
             scan_blocks(buffer, offsets)
             scan_repetition(*measured_units(buffer, offsets)[:3])
 
-        def theirs(peer: object = peer, rows: list[object] = rows) -> None:
+        def theirs(peer: Any = peer, rows: list[Any] = rows) -> None:
             for row in rows:
-                peer.filter(row)  # type: ignore[attr-defined]
+                peer.filter(row)
 
         rates = compare({"ours": ours, "datatrove": theirs}, {"ours": megabytes(texts), "datatrove": megabytes(few)})
         figures[language] = {**rates, "ratio": rates["ours"] / rates["datatrove"]}
@@ -134,10 +134,10 @@ def filters(documents: int) -> Figures:
         def ours(table: pl.DataFrame = table) -> None:
             filter_documents(annotate(table, AnnotateConfig()), FilterConfig())
 
-        def theirs(peers: list[object] = peers, few: list[str] = few) -> None:
+        def theirs(peers: list[Any] = peers, few: list[str] = few) -> None:
             for text in few:
                 for peer in peers:  # every filter on every document, as ours measures every signal
-                    peer.filter(Document(text=text, id=""))  # type: ignore[attr-defined]
+                    peer.filter(Document(text=text, id=""))
 
         rates = compare({"ours": ours, "datatrove": theirs}, {"ours": megabytes(texts), "datatrove": megabytes(few)})
         figures[language] = {**rates, "ratio": rates["ours"] / rates["datatrove"]}

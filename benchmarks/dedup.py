@@ -27,8 +27,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+# One core: read where the libraries below are imported, which is why they stand behind it.
 for variable in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -147,11 +149,9 @@ def benchmark_signatures(documents: int, repeats: int) -> dict[str, object]:
             datatrove_signatures(few[:3], language, Path(folder))  # loads its tokenizer
             seconds = alternate(
                 {
-                    "ours": lambda texts=texts: sign(texts, config),  # type: ignore[misc]
-                    "rensa": lambda some=some: rensa_sketches(some, number),  # type: ignore[misc]
-                    "datatrove": lambda few=few, language=language, folder=folder: datatrove_signatures(  # type: ignore[misc]
-                        few, language, Path(folder)
-                    ),
+                    "ours": partial(sign, texts, config),
+                    "rensa": partial(rensa_sketches, some, number),
+                    "datatrove": partial(datatrove_signatures, few, language, Path(folder)),
                 },
                 repeats,
             )
