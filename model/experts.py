@@ -1,6 +1,7 @@
 """The mixture of experts of GLM-4.5 and GLM-5 (arXiv 2508.06471, section 2.1; DeepSeek-V3, 2412.19437, section 2.1.2).
 
-Shapes: T tokens of the batch, H hidden, E experts, K experts a token, I an expert's width, P = T * K pairs of both.
+Shapes: T tokens of the batch, H hidden, E experts, K experts a token, I an expert's width, J = 2 I, P = T * K pairs of
+both.
 """
 
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from model.autograd import attach_loss
 from model.config import ModelConfig
 from model.expert_by_expert import experts_in_turn
-from model.feed_forward import FeedForward
+from model.feed_forward import FeedForward, gated
 
 
 class Router(nn.Module):
@@ -137,8 +138,8 @@ class GroupedExperts(nn.Module):
                 hidden_TH, weights_P, self.gate_up_proj, self.down_proj, order_P, counts_E, chosen_TK.shape[1]
             )
         gathered_PH: Tensor = _Dispatch.apply(hidden_TH, order_P, chosen_TK.shape[1])
-        gate_PI, up_PI = expert_matmul(gathered_PH, self.gate_up_proj, counts_E, self.backend).chunk(2, dim=-1)
-        inner_PI = F.silu(gate_PI) * up_PI * weights_P[:, None]
+        gate_up_PJ = expert_matmul(gathered_PH, self.gate_up_proj, counts_E, self.backend)
+        inner_PI = gated(gate_up_PJ, "swiglu") * weights_P[:, None]
         combined_TH: Tensor = _Combine.apply(
             expert_matmul(inner_PI, self.down_proj, counts_E, self.backend), order_P, chosen_TK.shape[1]
         )
