@@ -24,23 +24,33 @@ class Linear(nn.Linear):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """RMSNorm with its backward pass written out: a third of the passes over memory that autograd would make."""
+    """RMSNorm with its backward pass written out: a third of the passes over memory that autograd would make.
+
+    Its input is kept as it came, so that bfloat16 costs no second copy in float32.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = torch.rsqrt(torch.linalg.vecdot(hidden, hidden).unsqueeze(-1) / hidden.shape[-1] + eps)
-        ctx.save_for_backward(hidden, weight, scale)
-        return (hidden * scale).mul_(weight)
+    def forward(ctx: Any, states: Tensor, weight: Tensor, eps: float) -> Tensor:
+        hidden = states.float()
+        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        scale = norm.square_().div_(hidden.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(states, weight, scale)
+        normed = hidden * scale if states.dtype == torch.float32 else hidden.mul_(scale)
+        return normed.mul_(weight).to(states.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden, weight, scale = ctx.saved_tensors
-        (gradient,) = gradients
-        normed = hidden * scale
-        weighted = gradient * weight
-        along = torch.linalg.vecdot(weighted, normed).unsqueeze(-1) / hidden.shape[-1]
-        to_weight = (gradient * normed).flatten(0, -2).sum(dim=0)
-        return torch.addcmul(weighted, normed, along, value=-1).mul_(scale), to_weight, None
+        states, weight, scale = ctx.saved_tensors
+        size = states.shape[-1]
+        hidden, gradient = (rows.float().reshape(-1, size) for rows in (states, *gradients))
+        scale = scale.reshape(-1, 1)
+        # What is summed over a row (for its scale) and over all rows (for the weight) is one product, which two
+        # products of a matrix with a vector read.
+        product = gradient * hidden
+        along = torch.mv(product, weight).unsqueeze(1) * scale.pow(3)
+        to_weight = torch.mv(product.T, scale.squeeze(1))
+        to_hidden = torch.mul(gradient, weight, out=product).mul_(scale).addcmul_(hidden, along, value=-1 / size)
+        return to_hidden.view_as(states).to(states.dtype), to_weight, None
 
 
 class RMSNorm(nn.Module):
@@ -52,8 +62,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        normed: Tensor = _RMSNorm.apply(hidden_states.float(), self.weight.float(), self.eps)
-        return normed.to(hidden_states.dtype)
+        normed: Tensor = _RMSNorm.apply(hidden_states, self.weight.float(), self.eps)
+        return normed
 
 
 class LayerNorm(nn.Module):
