@@ -48,7 +48,7 @@ def _blocked(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, sca
     """Not compiled: its blocks differ from batch to batch, and its products are not the compiler's anyway."""
     blocks = causal_blocks(query.shape[2], QUERY_BLOCK) if mask.queries is None else mask.queries
     if fits(query, blocks):
-        return blocked_attention(query, key, value, blocks, scale)
+        return blocked_attention(query, key, value, blocks, mask.boolean, scale)
     return _sdpa(query, key, value, mask, scale, 0.0)
 
 

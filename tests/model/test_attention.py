@@ -1,6 +1,7 @@
 """Every attention back end against softmax over the visible pairs, written out query by query in float64."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -125,23 +126,46 @@ def test_the_back_end_follows_the_device_and_dropout() -> None:
         attend(*(part.requires_grad_() for part in states(WIDTH, HEADS)), build(document, context_end, "flex"), 0.25)
 
 
+def rounded_results(name: str, backend: Backend, dtype: torch.dtype, scale: float, query_block: int) -> list[Tensor]:
+    """Values and gradients, in float64, of states that were rounded to bfloat16 and are computed in `dtype`."""
+    document, context_end = batch_of(name)
+    inputs = [tensor.bfloat16().to(dtype, copy=True).requires_grad_() for tensor in states(WIDTH, HEADS)]
+    upstream = states(WIDTH, HEADS)[0].flip(0).bfloat16()
+    output = attend(*inputs, build(document, context_end, backend, query_block), scale)
+    assert output.dtype == dtype
+    output.backward(upstream.to(dtype))
+    return [output.detach().double(), *(tensor.grad.double() for tensor in inputs if tensor.grad is not None)]
+
+
 @pytest.mark.parametrize("name", ["causal", "packed-blank-infilling"])
 def test_bfloat16_in_blocks_is_no_farther_from_the_truth_than_torchs_kernel(name: str) -> None:
     """Values and gradients of rounded states, beside the same states in float64."""
-    document, context_end = batch_of(name)
-    rounded = [tensor.bfloat16() for tensor in states(WIDTH, HEADS)]
-    upstream = states(WIDTH, HEADS)[0].flip(0).bfloat16()
-
-    def results(backend: Backend, dtype: torch.dtype) -> list[Tensor]:
-        inputs = [tensor.to(dtype, copy=True).requires_grad_() for tensor in rounded]
-        output = attend(*inputs, build(document, context_end, backend), WIDTH**-0.5)
-        assert output.dtype == dtype
-        output.backward(upstream.to(dtype))
-        return [output.detach().double(), *(tensor.grad.double() for tensor in inputs if tensor.grad is not None)]
-
-    truth = results("sdpa", torch.float64)
-    kernel, blocked = results("sdpa", torch.bfloat16), results("blocked", torch.bfloat16)
+    truth = rounded_results(name, "sdpa", torch.float64, WIDTH**-0.5, 128)
+    kernel, blocked = (rounded_results(name, b, torch.bfloat16, WIDTH**-0.5, 128) for b in ("sdpa", "blocked"))
     assert len(truth) == len(blocked) == 4
     for exact, theirs, ours in zip(truth, kernel, blocked, strict=True):
         assert (ours - exact).norm() <= 1.05 * (theirs - exact).norm()
         assert (ours - exact).abs().max() <= 2**-8 * exact.abs().max()
+
+
+@pytest.mark.parametrize("whole_share", [0.0, 2.0], ids=["torch's-forward", "forward-in-blocks"])
+@pytest.mark.parametrize("query_block", [128, 16])
+@pytest.mark.parametrize("scale", [0.25, 0.3])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_bfloat16_gradients_are_nearer_to_the_truth_than_those_of_torchs_kernel(
+    name: str, scale: float, query_block: int, whole_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For both ways forward, and for a scale that is a power of two and one that is not."""
+    monkeypatch.setattr("model.blocked_attention.WHOLE_SHARE", whole_share)
+    mkldnn: Any = torch.backends.mkldnn
+    before = mkldnn.matmul.fp32_precision
+    truth = rounded_results(name, "sdpa", torch.float64, scale, query_block)
+    kernel = rounded_results(name, "sdpa", torch.bfloat16, scale, query_block)
+    blocked = rounded_results(name, "blocked", torch.bfloat16, scale, query_block)
+    output, *gradients = (
+        (ours - exact).norm() / (theirs - exact).norm()
+        for exact, theirs, ours in zip(truth, kernel, blocked, strict=True)
+    )
+    assert output <= 1.05
+    assert max(gradients) < 1
+    assert mkldnn.matmul.fp32_precision == before
