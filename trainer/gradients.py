@@ -36,10 +36,18 @@ def gradient_norms(model: nn.Module, loss_scale: Tensor) -> tuple[Tensor, dict[s
         if parameter.grad is not None:
             squares.setdefault(part_of(name), []).append(local_part(parameter.grad))
     parts = list(squares)
-    sums = torch.stack([torch.stack(torch._foreach_norm(squares[part])).square().sum() for part in parts])
+    sums = torch.stack([_sum_of_squares(squares[part]) for part in parts])
     sums = sum_over_processes(sums)
     norms = sums.sqrt() / loss_scale
     return sums.sum().sqrt() / loss_scale, dict(zip(parts, norms, strict=True))
+
+
+def _sum_of_squares(tensors: list[Tensor]) -> Tensor:
+    """Of all their elements. torch's norm on the CPU runs on one thread and is 6e-5 off for three million elements."""
+    if tensors[0].device.type == "cpu":
+        flat = [tensor.flatten() for tensor in tensors]
+        return torch.stack([torch.dot(values, values) for values in flat]).sum()
+    return torch.stack(torch._foreach_norm(tensors)).square().sum()
 
 
 @torch.no_grad()
