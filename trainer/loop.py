@@ -6,6 +6,7 @@ Nothing here knows the objective, the family of the model, or that a process mig
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def train(run: Run, model: Transformer, resume_from: Path | None) -> TrainState:
             log_heldout(run, state, config.stages[0])
             if config.init_from or config.stability.on_spike == "rollback":
                 run.saver.save(state)
+        gc.collect()
+        gc.freeze()  # collections during the steps need not look at the whole program's objects
         while state.position.stage < len(config.stages):
             try:
                 train_stage(run, state, config.stages[state.position.stage], stop)
@@ -65,6 +68,7 @@ def train(run: Run, model: Transformer, resume_from: Path | None) -> TrainState:
                 roll_back(run, state, spike)
         run.saver.wait()
     finally:
+        gc.unfreeze()
         stop.restore()
         run.saver.close()
         for sink in run.sinks:
