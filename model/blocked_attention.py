@@ -9,7 +9,7 @@ longer rows take torch's kernel.
 bfloat16 rounds nothing but operands of products, where the processor multiplies matrices of bfloat16 into float32
 (`_bfloat16_operands`). Where much of the square is seen, torch's kernel makes the forward pass, which is fast, and the
 backward pass computes the weights again rather than keeping them. Gradients are nearer to the truth than those of that
-kernel, which adds up in bfloat16, and faster up to a thousand tokens.
+kernel, which adds up in bfloat16, and take 0.7 of its time for rows of 512 tokens, 1.2 of it for 2,048 (AMX).
 """
 
 import contextlib
@@ -148,8 +148,8 @@ def _weights(rows: Tensor, keys: Tensor, block: QueryBlock, by_head: tuple[int, 
 
 
 def _early(scale: float, rounded: bool) -> float:
-    """What of `scale` the queries are multiplied by before their products; the rest follows after. If products round
-    them, only a power of two leaves them exact."""
+    """What of `scale` the queries are multiplied by before their products; the scores are multiplied by the rest. If
+    products round the queries, only a power of two leaves them exact."""
     return scale if not rounded or math.frexp(scale)[0] == 0.5 else 1.0
 
 
