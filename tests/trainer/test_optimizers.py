@@ -73,16 +73,16 @@ def test_a_divisor_of_gradients_is_torchs_clipping(name: str, fused: bool, monke
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_the_norm_of_millions_of_elements_is_exact_to_a_hundred_thousandth() -> None:
+def test_the_norm_of_millions_of_elements_is_exact_to_a_millionth() -> None:
     """And the parts' norms make up the whole's."""
     model = nn.ModuleDict({"self_attn": nn.Linear(1500, 2000, bias=False), "mlp": nn.Linear(1500, 10)})
     for number, parameter in enumerate(model.parameters()):
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
     norm, parts = gradient_norms(model, torch.tensor(4.0))
     exact = torch.stack([p.grad.double().square().sum() for p in model.parameters() if p.grad is not None])
-    assert float(norm) == pytest.approx(float(exact.sum().sqrt()) / 4, rel=1e-5)
-    assert float(parts["attention"]) == pytest.approx(float(exact[0].sqrt()) / 4, rel=1e-5)
-    assert float(parts["feed_forward"]) == pytest.approx(float(exact[1:].sum().sqrt()) / 4, rel=1e-5)
+    assert float(norm) == pytest.approx(float(exact.sum().sqrt()) / 4, rel=1e-6)
+    assert float(parts["attention"]) == pytest.approx(float(exact[0].sqrt()) / 4, rel=1e-6)
+    assert float(parts["feed_forward"]) == pytest.approx(float(exact[1:].sum().sqrt()) / 4, rel=1e-6)
 
 
 def test_muon_is_torchs_on_a_matrix() -> None:
