@@ -87,7 +87,7 @@ def languages(texts: dict[str, list[str]], lid: str | None) -> Figures:
         "documents": str, "pieces from the middle": middle, "pieces of the longest line": of_longest_line
     }  # fmt: skip
     for part, cut in cuts.items():
-        figures[part] = {}
+        figures[part] = of_part = dict[str, object]()
         for name, identify in identifiers.items():
             told: dict[str, object] = {}
             begin = time.process_time()
@@ -96,10 +96,10 @@ def languages(texts: dict[str, list[str]], lid: str | None) -> Figures:
                 told[f"wrong of {len(found)} {code}"] = sum(label not in (code, "mixed") for label in found)
                 told[f"mixed of {len(found)} {code}"] = found.count("mixed")
             told["documents a second"] = sum(map(len, texts.values())) / (time.process_time() - begin)
-            figures[part][name] = told  # type: ignore[index]
+            of_part[name] = told
         if part != "documents":
             without = sum(not re.search("[\u4e00-\u9fff]", cut(text)) for text in texts["zh"])
-            figures[part]["zh pieces without any Han character"] = without  # type: ignore[index]
+            of_part["zh pieces without any Han character"] = without
     return figures
 
 
